@@ -1,0 +1,1 @@
+"""Utterances in, transcripts out: spectrogram, engine, greedy decoding, guards."""

@@ -1,0 +1,78 @@
+"""The contract between the transcriber and a speech engine, whatever it runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from duplex_asr.asr.tokenizer import Tokenizer
+
+ShouldStop = Callable[[], bool]
+DecodeEnd = Literal["end_token", "max_tokens", "repetition", "stopped"]
+
+
+@dataclass(frozen=True)
+class ModelDimensions:
+    """Sizes of a Whisper model, named as in OpenAI's checkpoints."""
+
+    n_mels: int
+    n_audio_ctx: int
+    n_audio_state: int
+    n_audio_head: int
+    n_audio_layer: int
+    n_vocab: int
+    n_text_ctx: int
+    n_text_state: int
+    n_text_head: int
+    n_text_layer: int
+
+    @property
+    def is_multilingual(self) -> bool:
+        return self.n_vocab >= 51865
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Result of greedy decoding; tokens exclude the prompt and the end token."""
+
+    tokens: tuple[int, ...]
+    token_logprobs: tuple[float, ...]  # one a token, plus the end token's when it was reached
+    no_speech_prob: float
+    end_reason: DecodeEnd
+
+
+class EncodedAudio(Protocol):
+    """Cross-attention keys and values of one utterance, held until released."""
+
+    def release(self) -> None: ...
+
+
+class SpeechEngine(Protocol):
+    """Runs one Whisper model: `encode` once an utterance, then `decode`.
+
+    Calls come from one thread at a time.
+    """
+
+    name: str
+    dimensions: ModelDimensions
+    tokenizer: Tokenizer
+
+    def encode(self, mel: npt.NDArray[np.float32]) -> EncodedAudio:
+        """Run the encoder on a log-mel spectrogram, shape = (n_mels, 3000)."""
+        ...
+
+    def decode(
+        self,
+        encoded: EncodedAudio,
+        prompt: Sequence[int],
+        max_new_tokens: int,
+        should_stop: ShouldStop | None = None,
+    ) -> Decoding:
+        """Decode greedily after `prompt` (start-of-transcript sequence, n <= n_text_ctx)."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,38 @@
+"""What was recognised in one utterance, with every figure that led to accepting or rejecting it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from duplex_asr.hearing.utterance import Utterance
+
+RejectReason = Literal["silence", "noise", "repetition", "too_short"]
+"""silence: empty text or the model says nobody spoke; noise: the text is too improbable;
+repetition: the text repeats itself as Whisper does on music and noise; too_short: less sound than a
+word needs."""
+
+
+@dataclass(frozen=True)
+class Timings:
+    """How long each stage took, in milliseconds of wall time."""
+
+    queue_ms: float = 0.0  # utterance ended -> transcription started
+    mel_ms: float = 0.0
+    encode_ms: float = 0.0
+    decode_ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """The recognised text of one utterance; `rejected` names why it should not be believed."""
+
+    utterance: Utterance
+    text: str
+    tokens: tuple[int, ...]  # text tokens only, without prompt and end token
+    avg_logprob: float  # mean natural-log probability of the tokens and the end token
+    no_speech_prob: float  # probability of <|nospeech|> at the start-of-transcript position
+    compression_ratio: float  # characters over zlib-compressed characters; > 2.4 repeats itself
+    decode_end: Literal["end_token", "max_tokens", "repetition", "stopped"]
+    rejected: RejectReason | None = None
+    timings: Timings = field(default_factory=Timings)

@@ -1,0 +1,46 @@
+"""Every error that a user can meet, and the exit code each one ends the program with.
+
+    DuplexAsrError            1   anything below, when it is not told apart further
+    ├── ConfigError           2   a wrong option, key or value; systemd must not restart on it
+    ├── EngineError           3   an engine folder is missing, damaged or built for something else
+    │   └── CheckpointError   3   a model checkpoint cannot be read or is not a Whisper
+    ├── AudioError            4   a device or a recording cannot be opened or read
+    └── ServiceError          5   sockets or the runtime folder: taken, unreachable, not permitted
+
+A message is one sentence that names the thing that is wrong and what to do about it. Programming
+errors are plain exceptions and asserts: they are not in this tree, and they end with a traceback.
+"""
+
+
+class DuplexAsrError(Exception):
+    """Base of all errors meant for the user."""
+
+    exit_code = 1
+
+
+class ConfigError(DuplexAsrError):
+    """A command-line option or a configuration key is wrong."""
+
+    exit_code = 2
+
+
+class EngineError(DuplexAsrError):
+    """An engine folder cannot be used."""
+
+    exit_code = 3
+
+
+class CheckpointError(EngineError):
+    """A model checkpoint cannot be imported."""
+
+
+class AudioError(DuplexAsrError):
+    """A sound device or a recording cannot be used."""
+
+    exit_code = 4
+
+
+class ServiceError(DuplexAsrError):
+    """A socket or the runtime folder cannot be used."""
+
+    exit_code = 5

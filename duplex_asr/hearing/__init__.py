@@ -1,0 +1,1 @@
+"""Frames in, utterances out: when somebody speaks, from where to where, and why it ended."""

@@ -1,0 +1,1 @@
+"""What other programs see: events, the two sockets and a client."""

@@ -1,0 +1,49 @@
+"""A configuration field that knows its limits: `mode: int = setting(2, minimum=0, maximum=3)`."""
+
+from __future__ import annotations
+
+from dataclasses import field, fields
+from typing import Any
+
+from duplex_asr.errors import ConfigError
+
+
+def setting(
+    default: Any,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[Any, ...] | None = None,
+) -> Any:
+    """A dataclass field with a default and the values that `check_settings` will allow."""
+    limits = {"minimum": minimum, "maximum": maximum, "choices": choices}
+    return field(default=default, metadata={"limits": limits})
+
+
+def check_settings(section: object, name: str) -> None:
+    """Raise ConfigError, naming `name.key` and the allowed values, if a field is out of range."""
+    for each in fields(section):  # type: ignore[arg-type]
+        limits = each.metadata.get("limits")
+        if limits is None:
+            continue
+        value = getattr(section, each.name)
+        minimum, maximum, choices = limits["minimum"], limits["maximum"], limits["choices"]
+        if choices is not None and value not in choices:
+            allowed = ", ".join(repr(choice) for choice in choices)
+            raise ConfigError(f"{name}.{each.name} = {value!r}: allowed values are {allowed}")
+        if minimum is not None and not value >= minimum:
+            raise ConfigError(
+                f"{name}.{each.name} = {value!r}: it must be {describe_range(limits)}"
+            )
+        if maximum is not None and not value <= maximum:
+            raise ConfigError(
+                f"{name}.{each.name} = {value!r}: it must be {describe_range(limits)}"
+            )
+
+
+def describe_range(limits: dict[str, Any]) -> str:
+    """The allowed range in words, for error messages and `check-config`."""
+    minimum, maximum = limits["minimum"], limits["maximum"]
+    if minimum is not None and maximum is not None:
+        return f"between {minimum} and {maximum}"
+    return f"at least {minimum}" if minimum is not None else f"at most {maximum}"
