@@ -1,0 +1,286 @@
+"""Frames in, utterances out: QUIET -> STARTING -> SPEAKING <-> STOPPING -> QUIET.
+
+    QUIET --voice--> STARTING --voice for min_speech_ms--> SPEAKING --silence--> STOPPING
+      ^                  |                                     ^                   |  |
+      +-----silence------+                                     +-------voice-------+  |
+      +------------------------- silence for min_silence_ms --------------------------+
+
+Time is counted in samples and decisions fall at the end of the detector's windows, so a recording
+gives the same utterances however fast and in whatever pieces it arrives.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Union
+
+import numpy as np
+
+from duplex_asr.audio.frames import SAMPLES_PER_MS, Frame, Samples
+from duplex_asr.hearing.sample_buffer import SampleBuffer
+from duplex_asr.hearing.utterance import EndReason, Utterance
+from duplex_asr.hearing.vad import VoiceDetector
+from duplex_asr.settings import setting
+
+# An utterance that grows too long is cut at the quietest window within this time before the limit.
+CUT_SEARCH_SAMPLES = 2_000 * SAMPLES_PER_MS
+# How long a detector may go on hearing voice after it has ended.
+DETECTOR_RELEASE_SAMPLES = 500 * SAMPLES_PER_MS
+
+
+@dataclass(frozen=True)
+class EndpointerConfig:
+    """When an utterance starts and ends.
+
+    threshold, release_threshold: speech probability at which silence becomes voice, and below
+    which voice becomes silence again.
+    min_speech_ms: voice without a gap that makes an onset; shorter clicks are ignored.
+    pre_roll_ms: sound kept from before the onset. tail_ms: sound kept after the last voice.
+    min_silence_ms: silence that ends an utterance; also the delay before anything is transcribed.
+    max_utterance_ms: a longer utterance is cut; Whisper takes no more than 30 s.
+    no_speech_ms: silence after which NoSpeech is reported; 0 means never.
+    """
+
+    threshold: float = setting(0.5, minimum=0.01, maximum=0.99)
+    release_threshold: float = setting(0.35, minimum=0.01, maximum=0.99)
+    min_speech_ms: int = setting(100, minimum=10, maximum=1_000)
+    pre_roll_ms: int = setting(500, minimum=0, maximum=2_000)
+    min_silence_ms: int = setting(500, minimum=100, maximum=5_000)
+    tail_ms: int = setting(300, minimum=0, maximum=2_000)
+    max_utterance_ms: int = setting(30_000, minimum=8_000, maximum=30_000)
+    no_speech_ms: int = setting(0, minimum=0, maximum=3_600_000)
+
+
+@dataclass(frozen=True)
+class VoiceStarted:
+    """Somebody has begun to speak; position: first voiced sample."""
+
+    utterance_id: str
+    position: int
+
+
+@dataclass(frozen=True)
+class VoiceStopped:
+    """The utterance is over; position: the sample after its last voiced one."""
+
+    utterance_id: str
+    position: int
+
+
+@dataclass(frozen=True)
+class NoSpeech:
+    """Nobody spoke from `start` to `end`."""
+
+    start: int
+    end: int
+
+
+HearingEvent = Union[VoiceStarted, VoiceStopped, NoSpeech, Utterance]
+"""Each utterance gives exactly VoiceStarted, VoiceStopped and Utterance, in this order and with
+one id; utterances follow each other without overlap."""
+
+
+class _State(Enum):
+    QUIET = auto()
+    STARTING = auto()
+    SPEAKING = auto()
+    STOPPING = auto()
+
+
+@dataclass(frozen=True)
+class _Window:
+    """One decision of the detector."""
+
+    start: int
+    end: int
+    probability: float
+    is_voiced: bool
+
+
+class Endpointer:
+    """Decides where utterances start and end; holds no clock, thread or device."""
+
+    def __init__(
+        self, detector: VoiceDetector, config: EndpointerConfig, new_id: Callable[[], str]
+    ) -> None:
+        self._detector = detector
+        self._config = config
+        self._new_id = new_id
+        self._window_samples = detector.window_samples
+        self._min_speech = config.min_speech_ms * SAMPLES_PER_MS
+        self._pre_roll = config.pre_roll_ms * SAMPLES_PER_MS
+        self._min_silence = config.min_silence_ms * SAMPLES_PER_MS
+        self._tail = config.tail_ms * SAMPLES_PER_MS
+        self._max_utterance = config.max_utterance_ms * SAMPLES_PER_MS
+        self._no_speech = config.no_speech_ms * SAMPLES_PER_MS
+        self._audio = SampleBuffer(self._max_utterance + 2 * self._window_samples)
+        self._begin(0)
+
+    @property
+    def num_buffered(self) -> int:
+        """Samples held at the moment; never more than one utterance and two windows."""
+        return len(self._audio)
+
+    def push(self, frame: Frame) -> list[HearingEvent]:
+        """Take the next frame; return what it completed.
+
+        Lost sound (a frame that starts later than expected) counts as silence. ValueError: the
+        frame overlaps sound that was pushed before.
+        """
+        events: list[HearingEvent] = []
+        if frame.position != self._audio.end:
+            events += self._bridge(frame.position)
+        events += self._push(frame.samples)
+        return events
+
+    def stop(self) -> list[HearingEvent]:
+        """End an open utterance now, because the source ended or the listener wants no more.
+
+        Sound pushed after this starts afresh: nothing of what was said before is kept.
+        """
+        events: list[HearingEvent] = []
+        rest = self._audio.end - self._judged
+        if rest:
+            padding = np.zeros(self._window_samples - rest, np.float32)
+            window = np.concatenate([self._audio.copy(self._judged, self._audio.end), padding])
+            events += self._judge(window, self._audio.end)
+        if self._state in (_State.SPEAKING, _State.STOPPING):
+            events += self._end_utterance("stop", self._audio.end)
+        self._begin(self._audio.end)
+        return events
+
+    def _begin(self, position: int) -> None:
+        """Start listening at a position with an empty memory."""
+        self._detector.reset()
+        self._audio.clear(position)
+        self._judged = position  # everything before this went through the detector
+        self._recent: deque[_Window] = deque()  # the windows a cut may choose from
+        self._was_voiced = False
+        self._quiet_since = position
+        self._earliest = position  # an utterance may not start before this
+        self._state = _State.QUIET
+        self._id = ""
+        self._start = self._speech_start = self._speech_end = position
+
+    def _bridge(self, position: int) -> list[HearingEvent]:
+        """Account for the sound that was lost before `position`."""
+        lost = position - self._audio.end
+        if lost < 0:
+            raise ValueError(f"frame at {position} overlaps sound up to {self._audio.end}")
+        # After this much silence every utterance has ended, and more of it changes nothing.
+        enough = self._min_silence + DETECTOR_RELEASE_SAMPLES
+        events = self._push(np.zeros(min(lost, enough), np.float32))
+        if lost > enough:
+            events += self.stop()
+            self._begin(position)
+        return events
+
+    def _push(self, samples: Samples) -> list[HearingEvent]:
+        events: list[HearingEvent] = []
+        for offset in range(0, len(samples), self._window_samples):
+            self._audio.append(samples[offset : offset + self._window_samples])
+            while self._audio.end - self._judged >= self._window_samples:
+                end = self._judged + self._window_samples
+                events += self._judge(self._audio.view(self._judged, end), end)
+                self._forget()
+        return events
+
+    def _judge(self, window: Samples, end: int) -> list[HearingEvent]:
+        """Run the detector on a window that ends at `end` and move the state machine."""
+        probability = self._detector.speech_probability(window)
+        config = self._config
+        level = config.release_threshold if self._was_voiced else config.threshold
+        self._was_voiced = probability >= level
+        judged = _Window(self._judged, end, probability, self._was_voiced)
+        self._judged = end
+        if self._state in (_State.QUIET, _State.STARTING):
+            return self._wait_for_onset(judged)
+        return self._follow_speech(judged)
+
+    def _wait_for_onset(self, window: _Window) -> list[HearingEvent]:
+        if not window.is_voiced:
+            self._state = _State.QUIET
+            return self._report_no_speech(window.end)
+        if self._state is _State.QUIET:
+            self._state = _State.STARTING
+            self._speech_start = window.start
+        if window.end - self._speech_start < self._min_speech:
+            return []
+        start = max(self._speech_start - self._pre_roll, self._earliest)
+        self._recent.clear()
+        return self._open_utterance(start, self._speech_start, window.end)
+
+    def _report_no_speech(self, position: int) -> list[HearingEvent]:
+        if not self._no_speech or position - self._quiet_since < self._no_speech:
+            return []
+        silence = NoSpeech(self._quiet_since, position)
+        self._quiet_since = position
+        return [silence]
+
+    def _follow_speech(self, window: _Window) -> list[HearingEvent]:
+        self._remember(window)
+        if window.is_voiced:
+            self._state = _State.SPEAKING
+            self._speech_end = window.end
+        else:
+            self._state = _State.STOPPING
+            if window.end - self._speech_end >= self._min_silence:
+                return self._end_utterance("silence", window.end)
+        if window.end + self._window_samples > self._start + self._max_utterance:
+            return self._cut()
+        return []
+
+    def _remember(self, window: _Window) -> None:
+        self._recent.append(window)
+        while self._recent[0].end < window.end - CUT_SEARCH_SAMPLES:
+            self._recent.popleft()
+
+    def _cut(self) -> list[HearingEvent]:
+        """End an utterance that is as long as allowed; what is spoken after the cut goes on in
+        the next utterance, which starts with the very next sample."""
+        windows = list(self._recent)
+        candidates = windows[:-1] if windows[-1].is_voiced else windows
+        cut = min(candidates, key=lambda each: (each.probability, self._energy(each))).end
+        before = [each for each in windows if each.is_voiced and each.end <= cut]
+        after = [each for each in windows if each.is_voiced and each.end > cut]
+        if after:
+            self._speech_end = before[-1].end if before else windows[0].start
+        events = self._end_utterance("max_length", cut)
+        if after:
+            events += self._open_utterance(cut, after[0].start, after[-1].end)
+        self._recent = deque(each for each in windows if each.end > cut)
+        return events
+
+    def _energy(self, window: _Window) -> float:
+        samples = self._audio.view(window.start, window.end)
+        return float(np.dot(samples, samples))
+
+    def _open_utterance(self, start: int, speech_start: int, speech_end: int) -> list[HearingEvent]:
+        self._id = self._new_id()
+        self._state = _State.SPEAKING
+        self._start, self._speech_start, self._speech_end = start, speech_start, speech_end
+        return [VoiceStarted(self._id, speech_start)]
+
+    def _end_utterance(self, reason: EndReason, position: int) -> list[HearingEvent]:
+        end = position if reason == "max_length" else min(self._speech_end + self._tail, position)
+        samples = self._audio.copy(self._start, end)
+        utterance = Utterance(
+            self._id, self._start, end, self._speech_start, self._speech_end, samples, reason
+        )
+        self._state = _State.QUIET
+        self._earliest = end
+        self._quiet_since = end
+        return [VoiceStopped(self._id, self._speech_end), utterance]
+
+    def _forget(self) -> None:
+        """Let go of sound that no utterance can contain any more."""
+        if self._state is _State.QUIET:
+            keep = max(self._judged - self._pre_roll, self._earliest)
+        elif self._state is _State.STARTING:
+            keep = max(self._speech_start - self._pre_roll, self._earliest)
+        else:
+            keep = self._start
+        self._audio.discard_before(keep)
