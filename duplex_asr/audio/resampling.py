@@ -37,9 +37,10 @@ def check_pcm_format(rate: int, width: int, channels: int, is_float: bool = Fals
 
 def mix_to_mono(samples: Samples) -> Samples:
     """Average the channels of `samples`, shape = (n, channels), into shape = (n,)."""
-    if samples.shape[1] == 1:
-        return samples[:, 0]
-    return samples.mean(axis=1, dtype=np.float32)
+    mono: Samples = samples[:, 0]
+    if samples.shape[1] > 1:
+        mono = samples.mean(axis=1, dtype=np.float32)
+    return mono
 
 
 def pcm_to_samples(data: bytes, width: int, channels: int, is_float: bool = False) -> Samples:

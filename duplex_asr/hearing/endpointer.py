@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Union
 
 import numpy as np
 
@@ -78,7 +77,7 @@ class NoSpeech:
     end: int
 
 
-HearingEvent = Union[VoiceStarted, VoiceStopped, NoSpeech, Utterance]
+HearingEvent = VoiceStarted | VoiceStopped | NoSpeech | Utterance
 """Each utterance gives exactly VoiceStarted, VoiceStopped and Utterance, in this order and with
 one id; utterances follow each other without overlap."""
 

@@ -59,7 +59,9 @@ class SampleBuffer:
         """The samples from `start` to `end`, valid until the next append."""
         assert self._start <= start <= end <= self._end
         index = self._first + start - self._start
-        return self._memory[index : index + end - start]
+        samples: Samples = self._memory[index : index + end - start]
+        return samples
 
     def copy(self, start: int, end: int) -> Samples:
-        return self.view(start, end).copy()
+        samples: Samples = self.view(start, end).copy()
+        return samples

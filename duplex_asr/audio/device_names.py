@@ -1,0 +1,62 @@
+"""Names of sound devices that stay the same when a device is plugged into another port."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from duplex_asr.errors import AudioError
+
+CARD_NUMBERS = re.compile(r"\s*\(hw:\d+,\d+\)\s*$")
+
+
+@dataclass(frozen=True)
+class Device:
+    """One sound device as `duplex-asr devices` shows it.
+
+    index: its number, which may change whenever devices come or go; name: without card numbers.
+    """
+
+    index: int
+    name: str
+    input_channels: int
+    output_channels: int
+    default_rate: int
+    is_default_input: bool
+    is_default_output: bool
+
+
+def stable_names(names: Sequence[str]) -> list[str]:
+    """PortAudio's names without ALSA's card numbers; equal ones are numbered "#1", "#2"."""
+    bare = [CARD_NUMBERS.sub("", name).rstrip(" :-") or name for name in names]
+    totals, seen = Counter(bare), Counter[str]()
+    stable = []
+    for name in bare:
+        seen[name] += 1
+        stable.append(f"{name} #{seen[name]}" if totals[name] > 1 else name)
+    return stable
+
+
+def find_input_device(text: str, devices: Sequence[Device]) -> Device:
+    """The input device with this name, index or part of a name; the default one if text is empty.
+
+    AudioError: none or several match; it lists the devices to choose from.
+    """
+    inputs = [device for device in devices if device.input_channels > 0]
+    listing = "; ".join(f"{device.index}: {device.name!r}" for device in inputs)
+    if not inputs:
+        raise AudioError(
+            "no microphone found: plug one in, or start the sound server"
+            " (duplex-asr devices lists what is there)"
+        )
+    if not text:
+        defaults = [device for device in inputs if device.is_default_input]
+        return (defaults or inputs)[0]
+    exact = [device for device in inputs if text in (device.name, str(device.index))]
+    matches = exact or [device for device in inputs if text.lower() in device.name.lower()]
+    if len(matches) == 1:
+        return matches[0]
+    problem = "fits several devices" if matches else "does not exist"
+    raise AudioError(f"microphone {text!r} {problem}: choose one of {listing}")

@@ -1,0 +1,76 @@
+"""The text that names a source in, an open source of frames out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from duplex_asr.audio.devices import MicrophoneSource
+from duplex_asr.audio.files import FileSource
+from duplex_asr.audio.frames import Frame
+from duplex_asr.audio.stdin import StdinSource, parse_raw_format
+from duplex_asr.errors import ConfigError
+from duplex_asr.settings import setting
+
+DEFAULT_CAPTURE_QUEUE_MS = 2_000
+
+
+@dataclass(frozen=True)
+class AudioConfig:
+    """Where sound comes from.
+
+    source: "microphone", "microphone:NAME", "file:PATH", "stdin:" or
+    "stdin:?rate=16000&width=2&channels=1" for input without a header.
+    realtime: a file is heard at the pace at which it was recorded.
+    capture_queue_ms: sound of the microphone that may wait for the program; older sound is
+    replaced by silence and counted.
+    """
+
+    source: str = setting("microphone")
+    realtime: bool = setting(True)
+    capture_queue_ms: int = setting(DEFAULT_CAPTURE_QUEUE_MS, minimum=100, maximum=10_000)
+
+
+class Source(Protocol):
+    """Something that can be heard, open until `close`.
+
+    name: the text it can be opened with again.
+    is_live: sound goes on while nobody takes it, and is lost in the end; all others wait.
+    num_overflows: how often sound was lost since the source was opened.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def is_live(self) -> bool: ...
+
+    @property
+    def num_overflows(self) -> int: ...
+
+    def frames(self) -> Iterator[Frame]:
+        """Yield frames without a gap in their positions, from 0, until the source ends or is
+        closed. Can be iterated once. AudioError: it broke off."""
+        ...
+
+    def close(self) -> None:
+        """Wake up and end `frames`; may be called from any thread, and twice."""
+        ...
+
+
+def open_source(
+    text: str, realtime: bool, capture_queue_ms: int = DEFAULT_CAPTURE_QUEUE_MS
+) -> Source:
+    """Open the source that `text` names (see AudioConfig); ConfigError if it is not understood,
+    AudioError if it cannot be opened."""
+    kind, colon, name = text.partition(":")
+    if kind == "file" and name:
+        return FileSource(name, realtime)
+    if kind == "stdin" and colon:
+        return StdinSource(parse_raw_format(name))
+    if kind == "microphone" and bool(name) == bool(colon):
+        return MicrophoneSource(name, capture_queue_ms)
+    raise ConfigError(
+        f"source {text!r} is not understood: write microphone, microphone:NAME, file:PATH or stdin:"
+    )
