@@ -24,9 +24,9 @@ def check_settings(section: object, name: str) -> None:
     """Raise ConfigError, naming `name.key` and the allowed values, if a field is out of range."""
     for each in fields(section):  # type: ignore[arg-type]
         limits = each.metadata.get("limits")
-        if limits is None:
-            continue
         value = getattr(section, each.name)
+        if limits is None or value is None:
+            continue
         minimum, maximum, choices = limits["minimum"], limits["maximum"], limits["choices"]
         if choices is not None and value not in choices:
             allowed = ", ".join(repr(choice) for choice in choices)

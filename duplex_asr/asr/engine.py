@@ -54,12 +54,14 @@ class EncodedAudio(Protocol):
 class SpeechEngine(Protocol):
     """Runs one Whisper model: `encode` once an utterance, then `decode`.
 
-    Calls come from one thread at a time.
+    Calls come from one thread at a time. `thresholds` are the model's own values for settings of
+    TranscriptionConfig, by name; usually there are none.
     """
 
     name: str
     dimensions: ModelDimensions
     tokenizer: Tokenizer
+    thresholds: dict[str, float]
 
     def encode(self, mel: npt.NDArray[np.float32]) -> EncodedAudio:
         """Run the encoder on a log-mel spectrogram, shape = (n_mels, 3000)."""
@@ -71,6 +73,7 @@ class SpeechEngine(Protocol):
         prompt: Sequence[int],
         max_new_tokens: int,
         should_stop: ShouldStop | None = None,
+        stop_on_repetition: bool = True,
     ) -> Decoding:
         """Decode greedily after `prompt` (start-of-transcript sequence, n <= n_text_ctx)."""
         ...

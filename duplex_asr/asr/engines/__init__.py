@@ -1,1 +1,33 @@
 """One file per back end; each imports its heavy library only when it is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from duplex_asr.asr.engine import SpeechEngine
+from duplex_asr.asr.manifest import check_files, read_manifest
+from duplex_asr.errors import EngineError
+from duplex_asr.settings import setting
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Which engine to load and how it may use the processor."""
+
+    path: str = ""  # engine folder; empty: the demo engine of a source checkout
+    threads: int = setting(0, minimum=0, maximum=256)  # 0: one per core, at most four
+
+
+def load_engine(folder: Path, threads: int = 0) -> SpeechEngine:
+    """Check an engine folder and load it. Raises EngineError."""
+    manifest = read_manifest(folder)
+    check_files(folder, manifest)
+    if manifest.backend == "onnx":
+        from duplex_asr.asr.engines.onnx import OnnxEngine
+
+        return OnnxEngine.load(folder, manifest, threads)
+    raise EngineError(
+        f"{folder} is an engine for the back end {manifest.backend!r}, which this version does not "
+        "have: build one with `duplex-asr build --backend onnx`"
+    )

@@ -1,0 +1,162 @@
+"""The engine for any processor: onnxruntime runs the two graphs of asr/export/whisper_graphs.py."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from duplex_asr.asr.decoding import greedy_decode
+from duplex_asr.asr.engine import Decoding, EncodedAudio, ModelDimensions, ShouldStop
+from duplex_asr.asr.manifest import TOKENIZER_NAME, Manifest
+from duplex_asr.asr.mel import N_FRAMES
+from duplex_asr.asr.tokenizer import Tokenizer, read_ranks
+from duplex_asr.errors import EngineError
+
+ENCODER_NAME = "encoder.onnx"
+DECODER_NAME = "decoder.onnx"
+_MAX_DEFAULT_THREADS = (
+    4  # beyond that a batch of one gains little and the rest of the machine loses
+)
+
+
+@dataclass
+class OnnxEncodedAudio:
+    """Cross-attention keys and values by input name of the decoder, as onnxruntime values."""
+
+    cross_kv: dict[str, Any]
+
+    def release(self) -> None:
+        self.cross_kv = {}
+
+
+class _SelfAttentionKV:
+    """Keys and values of the tokens so far; the graph returns the grown ones with each step."""
+
+    def __init__(self, dimensions: ModelDimensions) -> None:
+        import onnxruntime
+
+        heads = dimensions.n_text_head
+        empty = np.zeros((heads, 0, dimensions.n_text_state // heads), np.float32)
+        self.names = [
+            f"self_{part}_{index}"
+            for index in range(dimensions.n_text_layer)
+            for part in ("key", "value")
+        ]
+        self.values = [onnxruntime.OrtValue.ortvalue_from_numpy(empty) for _ in self.names]
+
+
+class OnnxEngine:
+    """Whisper on the CPU through onnxruntime; see SpeechEngine for the contract."""
+
+    def __init__(
+        self, manifest: Manifest, tokenizer: Tokenizer, encoder: Any, decoder: Any
+    ) -> None:
+        self.name = manifest.name
+        self.dimensions = manifest.dimensions
+        self.tokenizer = tokenizer
+        self.thresholds = dict(manifest.decoding)
+        self._encoder = encoder
+        self._decoder = decoder
+        layers = range(self.dimensions.n_text_layer)
+        self._cross_names = [
+            f"cross_{part}_{index}" for index in layers for part in ("key", "value")
+        ]
+
+    @classmethod
+    def load(cls, folder: Path, manifest: Manifest, threads: int = 0) -> OnnxEngine:
+        """Load an engine folder whose files have been checked. Raises EngineError."""
+        ranks = read_ranks(folder / TOKENIZER_NAME)
+        dimensions = manifest.dimensions
+        tokenizer = Tokenizer(ranks, dimensions.n_vocab, dimensions.is_multilingual)
+        encoder = _make_session(folder / ENCODER_NAME, threads)
+        decoder = _make_session(folder / DECODER_NAME, threads)
+        return cls(manifest, tokenizer, encoder, decoder)
+
+    def encode(self, mel: npt.NDArray[np.float32]) -> OnnxEncodedAudio:
+        import onnxruntime
+
+        expected = (self.dimensions.n_mels, N_FRAMES)
+        if mel.shape != expected or mel.dtype != np.float32:
+            raise ValueError(
+                f"mel is {mel.dtype} {mel.shape}, the encoder takes float32 {expected}"
+            )
+        feeds = {"mel": onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(mel))}
+        outputs = self._encoder.run_with_ort_values(self._cross_names, feeds)
+        return OnnxEncodedAudio(dict(zip(self._cross_names, outputs, strict=True)))
+
+    def audio_features(self, mel: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The encoder's output, shape = (1500, n_audio_state): for comparing engines."""
+        features: npt.NDArray[np.float32] = self._encoder.run(["audio_features"], {"mel": mel})[0]
+        return features
+
+    def decode(
+        self,
+        encoded: EncodedAudio,
+        prompt: Sequence[int],
+        max_new_tokens: int,
+        should_stop: ShouldStop | None = None,
+        stop_on_repetition: bool = True,
+    ) -> Decoding:
+        assert isinstance(encoded, OnnxEncodedAudio) and encoded.cross_kv, "audio was released"
+        room = self.dimensions.n_text_ctx - len(prompt)
+        self_kv = _SelfAttentionKV(self.dimensions)
+
+        def next_logits(tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+            return self.step(encoded, self_kv, tokens)
+
+        return greedy_decode(next_logits, self.tokenizer, prompt, min(max_new_tokens, room),
+                             should_stop, stop_on_repetition)  # fmt: skip
+
+    def logits(self, encoded: OnnxEncodedAudio, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Logits of a whole sequence in one pass, shape = (n, n_vocab): for comparing engines."""
+        return self.step(encoded, _SelfAttentionKV(self.dimensions), tokens)
+
+    def step(
+        self, encoded: OnnxEncodedAudio, self_kv: _SelfAttentionKV, tokens: Sequence[int]
+    ) -> npt.NDArray[np.float32]:
+        """Append one or many tokens; returns their logits, shape = (n, n_vocab)."""
+        import onnxruntime
+
+        ids = np.asarray(tokens, np.int64)
+        feeds = {
+            "tokens": onnxruntime.OrtValue.ortvalue_from_numpy(ids),
+            **dict(zip(self_kv.names, self_kv.values, strict=True)),
+            **encoded.cross_kv,
+        }
+        names = ["logits", *(f"new_{name}" for name in self_kv.names)]
+        logits, *self_kv.values = self._decoder.run_with_ort_values(names, feeds)
+        result: npt.NDArray[np.float32] = logits.numpy()
+        return result
+
+    def close(self) -> None:
+        self._encoder = self._decoder = None
+
+
+def _make_session(path: Path, threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or min(_MAX_DEFAULT_THREADS, _num_usable_cores())
+    options.inter_op_num_threads = 1
+    # Waiting threads must sleep: a daemon that spins between two utterances is never idle.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except (RuntimeError, OSError, ValueError) as error:
+        # onnxruntime's exceptions are RuntimeErrors without a public base class of their own.
+        reason = str(error).strip().splitlines()[0]
+        raise EngineError(
+            f"onnxruntime {onnxruntime.__version__} cannot load {path} ({reason}): build the "
+            "engine again with `duplex-asr build`"
+        ) from error
+
+
+def _num_usable_cores() -> int:
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,121 @@
+"""`manifest.json` of an engine folder: what it was built from, by what, and for what."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from duplex_asr.asr.engine import ModelDimensions
+from duplex_asr.errors import EngineError
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+TOKENIZER_NAME = "tokenizer.tiktoken"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """An engine folder in figures.
+
+    files: name -> {"bytes": size, "sha256": hex digest} of every file that the engine reads.
+    built_with: versions of what built it.
+    decoding: thresholds that this model wants instead of Whisper's usual ones, by setting name.
+    """
+
+    name: str
+    backend: str
+    precision: str
+    dimensions: ModelDimensions
+    source_sha256: str
+    files: dict[str, dict[str, Any]]
+    built_with: dict[str, str]
+    decoding: dict[str, float] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    def write(self, folder: Path) -> None:
+        text = json.dumps(asdict(self), indent=2) + "\n"
+        (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
+
+
+def sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def describe_files(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
+    """The `files` entry for files in a folder."""
+    return {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)}
+        for name in names
+    }
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check a manifest. Raises EngineError that says how to get a good one."""
+    path = folder / MANIFEST_NAME
+    if not folder.is_dir():
+        raise EngineError(f"no engine folder {folder}: {_how_to_build(folder)}")
+    if not path.is_file():
+        raise EngineError(f"{folder} has no {MANIFEST_NAME}: {_how_to_build(folder)}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise EngineError(f"{path} cannot be read ({error}): {_how_to_build(folder)}") from error
+    if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
+        found = content.get("format_version") if isinstance(content, dict) else None
+        raise EngineError(
+            f"{path} has format version {found}, this program reads {FORMAT_VERSION}: "
+            f"{_how_to_build(folder)}"
+        )
+    try:
+        content["dimensions"] = ModelDimensions(**content["dimensions"])
+        known = {each.name for each in fields(Manifest)}
+        manifest = Manifest(**{key: value for key, value in content.items() if key in known})
+        _check_types(manifest)
+    except (KeyError, TypeError) as error:
+        raise EngineError(f"{path} is incomplete ({error}): {_how_to_build(folder)}") from error
+    return manifest
+
+
+def _check_types(manifest: Manifest) -> None:
+    """Raise TypeError for values that a hand-edited or damaged manifest may hold."""
+    sizes = asdict(manifest.dimensions)
+    if not all(type(size) is int and size > 0 for size in sizes.values()):
+        raise TypeError("a dimension is no positive number")
+    if not isinstance(manifest.files, dict) or TOKENIZER_NAME not in manifest.files:
+        raise TypeError(f"files does not list {TOKENIZER_NAME}")
+    for name, entry in manifest.files.items():
+        if not isinstance(entry, dict) or not {"bytes", "sha256"} <= entry.keys():
+            raise TypeError(f"files has no size and sha256 of {name}")
+        if Path(name).name != name:
+            raise TypeError(f"{name!r} lies outside the folder")
+    if not isinstance(manifest.decoding, dict) or not all(
+        isinstance(value, (int, float)) for value in manifest.decoding.values()
+    ):
+        raise TypeError("decoding is no table of numbers")
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Raise EngineError if a file is missing or is not the one that was built."""
+    for name, entry in manifest.files.items():
+        path = folder / name
+        try:
+            is_whole = path.stat().st_size == entry["bytes"] and sha256_of(path) == entry["sha256"]
+        except OSError as error:
+            raise EngineError(
+                f"engine file {path} cannot be read ({error.strerror}): {_how_to_build(folder)}"
+            ) from error
+        if not is_whole:
+            raise EngineError(
+                f"engine file {path} is damaged, its sha256 differs: {_how_to_build(folder)}"
+            )
+
+
+def _how_to_build(folder: Path) -> str:
+    return f"build it with `duplex-asr build CHECKPOINT.pt --backend onnx --output {folder}`"
