@@ -1,0 +1,391 @@
+"""Joins the stages and starts every thread: source -> endpointer -> transcriber -> sockets.
+
+    listen      frames of the source, utterances out; waits for sound
+    transcribe  loads and owns the engine; waits for utterances, the source's before the clients'
+    main        asyncio: both sockets, start and stop
+    hear-*      two workers that resample and endpoint what clients send
+
+Nothing here waits for a client, and every thread waits without polling.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from duplex_asr import __version__
+from duplex_asr.asr.engine import ShouldStop
+from duplex_asr.asr.transcript import Transcript
+from duplex_asr.audio.frames import SAMPLES_PER_MS
+from duplex_asr.audio.resampling import PcmStream
+from duplex_asr.audio.sources import Source
+from duplex_asr.client_recognition import ClientRecognition
+from duplex_asr.errors import AudioError
+from duplex_asr.hearing.endpointer import Endpointer, HearingEvent, VoiceStarted
+from duplex_asr.hearing.utterance import Utterance
+from duplex_asr.service import events
+from duplex_asr.service.control_server import ControlServer
+from duplex_asr.service.control_session import PcmFormat, RecognizerInfo
+from duplex_asr.service.event_server import EventServer
+from duplex_asr.service.hangup import HangupWatch
+from duplex_asr.service.runtime_dir import RuntimeDir, ServiceConfig
+from duplex_asr.service.transcription_queue import TranscriptionJob, TranscriptionQueue
+
+logger = logging.getLogger(__name__)
+
+MAX_QUEUED_UTTERANCES = 8  # of the source: at most 4 minutes of sound, 15 MB
+NUM_HEARING_WORKERS = 2
+STOP_THREADS_S = 0.5  # a decoder stops at its next token; an encoder run cannot be interrupted
+STOP_READERS_S = 0.2
+
+NewId = Callable[[], str]
+
+
+@dataclass(frozen=True)
+class LoadedSpeech:
+    """A transcriber with its engine: `transcribe` and `close` are called in one thread."""
+
+    info: RecognizerInfo
+    transcribe: Callable[[Utterance, ShouldStop | None], Transcript]
+    close: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """exit_at_end: stop when the source has ended and all of it is published.
+    wait_for_listener: do not open the source's flow before somebody reads events.sock."""
+
+    exit_at_end: bool = False
+    wait_for_listener: bool = False
+
+
+class Daemon:
+    """One run of the service, from `run` to `request_stop`.
+
+    load_speech runs in the transcribe thread, so that signals and sockets work while it does.
+    is_open: set when both sockets take connections.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        new_endpointer: Callable[[NewId], Endpointer],
+        load_speech: Callable[[], LoadedSpeech],
+        runtime_dir: RuntimeDir,
+        service: ServiceConfig,
+        options: ServeOptions,
+    ) -> None:
+        self._source = source
+        self._new_endpointer = new_endpointer
+        self._load_speech = load_speech
+        self._runtime_dir = runtime_dir
+        self._service = service
+        self._options = options
+        self.is_open = asyncio.Event()
+        self._queue = TranscriptionQueue(MAX_QUEUED_UTTERANCES)
+        self._loop: asyncio.AbstractEventLoop
+        self._events: EventServer
+        self._control: ControlServer
+        self._executor: ThreadPoolExecutor
+        self._speech_info: asyncio.Future[RecognizerInfo]
+        self._stop_requested = asyncio.Event()
+        self._is_stopping = threading.Event()
+        self._threads: dict[threading.Thread, asyncio.Event] = {}
+        self._failure: BaseException | None = None
+        self._num_seen_overflows = 0
+        self._recording_numbers = itertools.count(1)
+        self._language = ""
+
+    @property
+    def has_stuck_threads(self) -> bool:
+        """True if a thread was still inside native code when `run` ended."""
+        return any(thread.is_alive() for thread in self._threads)
+
+    def request_stop(self) -> None:
+        """Make `run` return; to be called in the event loop's thread."""
+        self._stop_requested.set()
+
+    async def run(self) -> None:
+        """Serve until stopped; raises what made the start fail, or the source with exit_at_end.
+
+        When it returns all connections are closed; the sockets go with the runtime folder.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._speech_info = self._loop.create_future()
+        hangups = HangupWatch(self._loop)
+        self._executor = ThreadPoolExecutor(NUM_HEARING_WORKERS, "hear")
+        state = events.State("starting", self._source.name, "", __version__)
+        self._events = EventServer(self._service, hangups, state)
+        self._control = ControlServer(self._service, hangups, self)
+        try:
+            await self._events.start(self._runtime_dir.bind(self._runtime_dir.events_path))
+            await self._control.start(self._runtime_dir.bind(self._runtime_dir.control_path))
+            logger.info("sockets are in %s", self._runtime_dir.path)
+            self.is_open.set()
+            await self._serve()
+        finally:
+            await self._stop()
+            hangups.close()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _serve(self) -> None:
+        self._start_thread("transcribe", self._transcribe_thread)
+        if not await self._unless_stopped(asyncio.shield(self._speech_info)):
+            return
+        info = self._speech_info.result()
+        logger.info("engine %s is ready", info.model)
+        if self._options.wait_for_listener:
+            self._publish_state("idle", "waiting for a reader of the events")
+            if not await self._unless_stopped(self._events.has_reader.wait()):
+                return
+        self._publish_state("listening")
+        logger.info("listening to %s", self._source.name)
+        self._start_thread("listen", self._listen_thread)
+        await self._stop_requested.wait()
+
+    async def _unless_stopped(self, awaitable: Awaitable[Any]) -> bool:
+        """Wait for something; False if the daemon is to stop before it has come."""
+        wanted = asyncio.ensure_future(awaitable)
+        stop = asyncio.ensure_future(self._stop_requested.wait())
+        await asyncio.wait({wanted, stop}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        wanted.cancel()
+        return not self._stop_requested.is_set()
+
+    async def _stop(self) -> None:
+        """Reverse of the start; bounded in time whatever the threads and the clients do."""
+        logger.info("stopping")
+        self._publish_state("stopping")
+        self._is_stopping.set()
+        self._source.close()
+        for job in self._queue.close():
+            job.on_failure(job, "stopping", "the daemon is stopping")
+        await self._control.stop()
+        await self._join_threads()
+        posted = self._loop.create_future()
+        self._post(posted.set_result, None)
+        await posted  # everything that the threads had to publish is published
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        await self._events.stop(STOP_READERS_S)
+        self._speech_info.cancel()
+
+    async def _join_threads(self) -> None:
+        waits = [asyncio.ensure_future(ended.wait()) for ended in self._threads.values()]
+        if waits:
+            _, late = await asyncio.wait(waits, timeout=STOP_THREADS_S)
+            for each in late:
+                each.cancel()
+        for thread, ended in self._threads.items():
+            if ended.is_set():
+                thread.join()
+            else:
+                logger.warning("the thread %s is still in native code", thread.name)
+
+    # In any thread.
+
+    def _start_thread(self, name: str, body: Callable[[], None]) -> None:
+        ended = asyncio.Event()
+
+        def run() -> None:
+            try:
+                body()
+            finally:
+                self._post(ended.set)
+
+        thread = threading.Thread(target=run, name=name, daemon=True)
+        self._threads[thread] = ended
+        thread.start()
+
+    def _post(self, callback: Callable[..., object], *args: object) -> None:
+        """Call something in the event loop's thread, in the order of the posts."""
+        try:
+            self._loop.call_soon_threadsafe(callback, *args)
+        except RuntimeError:  # the loop is closed: this thread was given up on when stopping
+            logger.debug("too late for %s", callback)
+
+    def _publish(self, event: events.Event) -> None:
+        self._post(self._events.publish, event)
+
+    def _publish_state(self, state: events.ServiceState, reason: str | None = None) -> None:
+        model = ""
+        if self._speech_info.done() and not self._speech_info.cancelled():
+            model = self._speech_info.result().model
+        event = events.State(state, self._source.name, model, __version__, reason=reason)
+        self._publish(event)
+
+    def _end_run(self, failure: BaseException | None) -> None:
+        """Make `run` return, or raise this, in the event loop's thread."""
+        self._failure = self._failure or failure
+        self.request_stop()
+
+    # The listen thread.
+
+    def _listen_thread(self) -> None:
+        failure: BaseException | None = None
+        try:
+            self._listen()
+        except AudioError as exc:
+            failure = exc
+            logger.error("%s", exc)
+        except Exception as exc:  # the outermost loop of this thread
+            failure = exc
+            logger.exception("listening failed")
+        if failure is not None:
+            self._publish(events.Error("source-lost", str(failure), source=self._source.name))
+        self._queue.wait_for_source()
+        if self._is_stopping.is_set():
+            return
+        reason = "the source is lost" if failure is not None else "the source has ended"
+        logger.info(reason)
+        self._publish_state("idle", reason)
+        if self._options.exit_at_end:
+            self._post(self._end_run, failure)
+
+    def _listen(self) -> None:
+        numbers = itertools.count(1)
+        endpointer = self._new_endpointer(lambda: f"u{next(numbers)}")
+        end = 0
+        try:
+            for frame in self._source.frames():
+                end = frame.end
+                self._hear(endpointer.push(frame), end)
+        finally:  # also what was said before a recording or a device broke off
+            if not self._is_stopping.is_set():
+                self._hear(endpointer.stop(), end)
+
+    def _hear(self, heard: list[HearingEvent], position: int) -> None:
+        for each in heard:
+            if isinstance(each, VoiceStarted):
+                start_ms = each.position // SAMPLES_PER_MS
+                self._publish(events.VoiceStarted(self._source.name, each.utterance_id, start_ms))
+            elif isinstance(each, Utterance):
+                self._take_utterance(each, position)
+
+    def _take_utterance(self, utterance: Utterance, endpoint: int) -> None:
+        self._publish(
+            events.VoiceStopped(
+                self._source.name,
+                utterance.id,
+                utterance.speech_start // SAMPLES_PER_MS,
+                utterance.speech_end // SAMPLES_PER_MS,
+                utterance.end_reason,
+            )
+        )
+        self._report_overflows()
+        job = TranscriptionJob(
+            utterance,
+            endpoint,
+            on_transcript=self._publish_transcript,
+            on_failure=self._publish_failure,
+            is_cancelled=self._is_stopping.is_set,
+        )
+        # A recording can wait for the engine; a microphone cannot.
+        if not self._queue.put_from_source(job, wait=not self._source.is_live):
+            if self._is_stopping.is_set():
+                self._publish_failure(job, "stopping", "the daemon is stopping")
+            else:
+                text = f"{MAX_QUEUED_UTTERANCES} utterances are waiting already: the engine is slow"
+                self._publish_failure(job, "queue-full", text)
+
+    def _report_overflows(self) -> None:
+        lost = self._source.num_overflows - self._num_seen_overflows
+        if lost:
+            self._num_seen_overflows += lost
+            text = f"sound was lost {lost} times since the last utterance: the machine is too busy"
+            logger.warning("%s: %s", self._source.name, text)
+            self._publish(events.Error("input-overflow", text, source=self._source.name))
+
+    def _publish_failure(self, job: TranscriptionJob, code: str, text: str) -> None:
+        logger.error("utterance %s is lost: %s", job.utterance.id, text)
+        self._publish(events.Error(code, text, self._source.name, job.utterance.id))
+
+    # The transcribe thread.
+
+    def _transcribe_thread(self) -> None:
+        try:
+            speech = self._load_speech()
+        except Exception as exc:  # noqa: BLE001 - raised again by `run`, in the main thread
+            self._post(self._end_run, exc)
+            return
+        self._post(self._set_speech_info, speech.info)
+        self._language = speech.info.languages[0]
+        while (job := self._queue.get()) is not None:
+            try:
+                self._transcribe(speech, job)
+            except Exception as exc:  # the outermost loop of this thread
+                logger.exception("transcribing %s failed", job.utterance.id)
+                job.on_failure(job, "transcription-failed", f"{type(exc).__name__}: {exc}")
+            self._queue.finish(job)
+        speech.close()
+
+    def _set_speech_info(self, info: RecognizerInfo) -> None:
+        if not self._speech_info.done():
+            self._speech_info.set_result(info)
+
+    def _transcribe(self, speech: LoadedSpeech, job: TranscriptionJob) -> None:
+        job.started_at = time.monotonic()
+        transcript = speech.transcribe(
+            job.utterance, lambda: self._is_stopping.is_set() or job.is_cancelled()
+        )
+        if transcript.decode_end == "stopped":
+            job.on_failure(job, "stopping", "transcription was stopped")
+        else:
+            job.on_transcript(job, transcript)
+
+    def _publish_transcript(self, job: TranscriptionJob, transcript: Transcript) -> None:
+        timings = measure(job, transcript)
+        event = events.from_transcript(
+            transcript, source=self._source.name, language=self._language, timings=timings
+        )
+        self._publish(event)
+        logger.info(
+            "%s %s: %d ms of sound, %.0f ms after the speech ended",
+            job.utterance.id,
+            f"rejected ({transcript.rejected})" if transcript.rejected else "transcribed",
+            job.utterance.audio_ms,
+            timings["latency_ms"],
+        )
+
+    # For the clients, in the event loop's thread: control_session.Recognizer.
+
+    async def info(self) -> RecognizerInfo:
+        return await asyncio.shield(self._speech_info)
+
+    def start(self, client: str, pcm_format: PcmFormat) -> ClientRecognition:
+        numbers = itertools.count(1)
+        recording = next(self._recording_numbers)
+        return ClientRecognition(
+            PcmStream(*pcm_format),
+            lambda: self._new_endpointer(lambda: f"{client}-{recording}-u{next(numbers)}"),
+            self._queue,
+            self._executor,
+            self._post,
+        )
+
+
+def measure(job: TranscriptionJob, transcript: Transcript) -> dict[str, float]:
+    """The timings of a transcript in milliseconds.
+
+    endpoint_ms: sound that passed between the last voiced sample and the decision that it was the
+    last; latency_ms: from the last voiced sample to now, for sound heard at its own pace.
+    """
+    stages = transcript.timings
+    endpoint_ms = (job.endpoint - job.utterance.speech_end) / SAMPLES_PER_MS
+    return {
+        "audio_ms": float(job.utterance.audio_ms),
+        "endpoint_ms": endpoint_ms,
+        "queue_ms": 1000 * (job.started_at - job.submitted_at),
+        "mel_ms": stages.mel_ms,
+        "encode_ms": stages.encode_ms,
+        "decode_ms": stages.decode_ms,
+        "latency_ms": endpoint_ms + 1000 * (time.monotonic() - job.submitted_at),
+    }

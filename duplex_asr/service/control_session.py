@@ -1,0 +1,308 @@
+"""The conversation with one Wyoming client: requests in, recordings to the recogniser, replies out.
+
+    describe -> info      ping -> pong      synthesize -> error, there is no voice engine
+    [transcribe] [audio-start] audio-chunk* audio-stop -> transcript, or one error
+
+Holds no socket: `send` takes each reply, the server feeds the events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from wyoming.asr import Transcript
+from wyoming.error import Error
+from wyoming.event import Event
+from wyoming.info import AsrModel, AsrProgram, Attribution, Info
+from wyoming.ping import Pong
+
+from duplex_asr.errors import AudioError
+
+logger = logging.getLogger(__name__)
+
+PROGRAM_NAME = "duplex-asr"
+
+
+class PcmFormat(NamedTuple):
+    """Raw interleaved PCM: samples a second, bytes a sample, channels."""
+
+    rate: int
+    width: int
+    channels: int
+
+    def __str__(self) -> str:
+        return f"{self.rate} Hz, {self.width} bytes, {self.channels} channels"
+
+
+@dataclass(frozen=True)
+class RecognizerInfo:
+    """What the loaded model is: `languages` as in ISO 639-1, the one it transcribes first."""
+
+    model: str
+    languages: tuple[str, ...]
+    version: str
+
+
+class RecognitionError(Exception):
+    """The recogniser could not give a text; `code` is for programs, the text for people."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+
+
+class Recognition(Protocol):
+    """One recording on its way to a text."""
+
+    async def push(self, pcm: bytes) -> None:
+        """Take sound of any length; waits while too much of it is not yet transcribed."""
+        ...
+
+    async def finish(self) -> str:
+        """The text of all of it; raises RecognitionError."""
+        ...
+
+    def cancel(self) -> None:
+        """Nobody wants the text any more: stop working on it."""
+        ...
+
+
+class Recognizer(Protocol):
+    """Makes recognitions; the daemon's side of a session."""
+
+    async def info(self) -> RecognizerInfo:
+        """The model, as soon as it is loaded."""
+        ...
+
+    def start(self, client: str, pcm_format: PcmFormat) -> Recognition:
+        """Begin a recording; raises AudioError for a format that no conversion exists for."""
+        ...
+
+
+class ControlSession:
+    """Answers the events of one client, one request after the other."""
+
+    def __init__(
+        self,
+        client: str,
+        recognizer: Recognizer,
+        send: Callable[[Event], None],
+        max_request_ms: int,
+    ) -> None:
+        self._client = client
+        self._recognizer = recognizer
+        self._send = send
+        self._max_request_ms = max_request_ms
+        self._request = _Request()
+        self._reply: asyncio.Task[None] | None = None
+        self._replying: Recognition | None = None
+        self._handlers = {
+            "describe": self._describe,
+            "ping": self._ping,
+            "transcribe": self._transcribe,
+            "audio-start": self._audio_start,
+            "audio-chunk": self._audio_chunk,
+            "audio-stop": self._audio_stop,
+            "synthesize": self._synthesize,
+        }
+
+    @property
+    def is_busy(self) -> bool:
+        """True while the client waits for an answer or is sending a recording."""
+        is_replying = self._reply is not None and not self._reply.done()
+        return is_replying or self._request.recognition is not None
+
+    async def handle(self, event: Event) -> None:
+        """Answer one event; types that are not ours are ignored, as the protocol asks."""
+        handler = self._handlers.get(event.type)
+        if handler is None:
+            logger.debug("%s sent %s, which is ignored", self._client, event.type)
+            return
+        try:
+            await handler(event)
+        except RecognitionError as error:
+            self._refuse(error)
+
+    async def finish(self) -> None:
+        """The client sends no more: drop its unfinished recording, send the reply it waits for."""
+        self._abandon_recording()
+        await self._wait_for_reply()
+
+    def cancel(self) -> None:
+        """The client is gone: stop everything that is done for it."""
+        self._abandon_recording()
+        if self._replying is not None:
+            self._replying.cancel()
+        if self._reply is not None:
+            self._reply.cancel()
+
+    async def _describe(self, event: Event) -> None:
+        await self._wait_for_reply()
+        self._reply = asyncio.create_task(self._send_info())
+
+    async def _ping(self, event: Event) -> None:
+        text = event.data.get("text")
+        self._send(Pong(text=text if isinstance(text, str) else None).event())
+
+    async def _transcribe(self, event: Event) -> None:
+        self._abandon_recording()
+        self._request = _Request(is_announced=True)
+        language = event.data.get("language")
+        if language is None:
+            return
+        info = await self._recognizer.info()
+        if _primary_language(language) not in info.languages:
+            raise RecognitionError(
+                "language-not-supported",
+                f"the model {info.model} transcribes {', '.join(info.languages)}, "
+                f"not {language!r:.40}",
+            )
+
+    async def _audio_start(self, event: Event) -> None:
+        if self._request.is_started:  # the client began again without an audio-stop
+            self._abandon_recording()
+            self._request = _Request()
+        self._request.is_started = True
+        if not self._request.is_refused:
+            self._request.announced = _parse_format(event.data)
+
+    async def _audio_chunk(self, event: Event) -> None:
+        request = self._request
+        if request.is_refused or not event.payload:
+            return
+        pcm_format = _parse_format(event.data) or request.announced
+        if pcm_format is None:
+            raise RecognitionError(
+                "format-missing",
+                "an audio-chunk before audio-start must carry rate, width and channels",
+            )
+        await self._wait_for_reply()
+        if request.recognition is None:
+            request.recognition = self._start(pcm_format)
+            request.pcm_format = pcm_format
+        elif pcm_format != request.pcm_format:
+            raise RecognitionError(
+                "format-changed",
+                f"the recording began with {request.pcm_format} and goes on with {pcm_format}: "
+                "send audio-stop in between",
+            )
+        request.num_bytes += len(event.payload)
+        bytes_per_ms = pcm_format.rate * pcm_format.width * pcm_format.channels / 1000
+        if request.num_bytes > self._max_request_ms * bytes_per_ms:
+            raise RecognitionError(
+                "recording-too-long", f"a recording may last {self._max_request_ms} ms at most"
+            )
+        await request.recognition.push(event.payload)
+
+    async def _audio_stop(self, event: Event) -> None:
+        request = self._request
+        self._request = _Request()
+        if request.is_refused:  # answered already
+            return
+        await self._wait_for_reply()
+        self._replying = request.recognition
+        self._reply = asyncio.create_task(self._send_transcript(request.recognition))
+
+    async def _synthesize(self, event: Event) -> None:
+        self._send(Error("this daemon has no voice engine", "no-voice-engine").event())
+
+    def _start(self, pcm_format: PcmFormat) -> Recognition:
+        try:
+            return self._recognizer.start(self._client, pcm_format)
+        except AudioError as exc:
+            raise RecognitionError("bad-format", str(exc)) from exc
+
+    async def _send_info(self) -> None:
+        self._send(describe_program(await self._recognizer.info()))
+
+    async def _send_transcript(self, recognition: Recognition | None) -> None:
+        try:
+            text = await recognition.finish() if recognition is not None else ""
+        except RecognitionError as error:
+            self._send(Error(error.text, error.code).event())
+            return
+        info = await self._recognizer.info()
+        reply = Transcript(text).event()
+        reply.data["language"] = info.languages[0]  # older `wyoming` has no such argument
+        self._send(reply)
+
+    async def _wait_for_reply(self) -> None:
+        """One request at a time: the reply to the previous one goes first."""
+        if self._reply is not None:
+            await self._reply
+            self._reply = self._replying = None
+
+    def _refuse(self, error: RecognitionError) -> None:
+        """Answer with an error; what still comes of this recording is ignored."""
+        self._abandon_recording()
+        self._request.is_refused = True
+        self._send(Error(error.text, error.code).event())
+
+    def _abandon_recording(self) -> None:
+        if self._request.recognition is not None:
+            logger.info("%s left a recording unfinished", self._client)
+            self._request.recognition.cancel()
+            self._request.recognition = None
+
+
+@dataclass
+class _Request:
+    """What is known of the recording that a client is sending."""
+
+    is_announced: bool = False  # by transcribe
+    is_started: bool = False  # by audio-start
+    is_refused: bool = False
+    announced: PcmFormat | None = None  # of audio-start
+    pcm_format: PcmFormat | None = None  # of the chunks
+    num_bytes: int = 0
+    recognition: Recognition | None = None
+
+
+def describe_program(info: RecognizerInfo) -> Event:
+    """The `info` event: one program with one model."""
+    attribution = Attribution(name=PROGRAM_NAME, url="")
+    model = AsrModel(
+        name=info.model,
+        attribution=attribution,
+        installed=True,
+        description=f"Whisper model {info.model}",
+        version=info.version,
+        languages=list(info.languages),
+    )
+    program = AsrProgram(
+        name=PROGRAM_NAME,
+        attribution=attribution,
+        installed=True,
+        description="On-device speech recognition with Whisper",
+        version=info.version,
+        models=[model],
+    )
+    event = Info(asr=[program]).event()
+    # Fields that only newer versions of `wyoming` know; older readers skip them.
+    event.data["asr"][0]["supports_transcript_streaming"] = False
+    return event
+
+
+def _primary_language(language: object) -> str | None:
+    """ "en" for "en", "EN-us" and "en_GB"; None for what is not a text."""
+    if not isinstance(language, str):
+        return None
+    return language.replace("_", "-").split("-")[0].lower()
+
+
+def _parse_format(data: dict[str, Any]) -> PcmFormat | None:
+    """The format in an audio event, None without one; raises RecognitionError for a broken one."""
+    if all(data.get(key) is None for key in PcmFormat._fields):
+        return None
+    values: list[int] = []
+    for key in PcmFormat._fields:
+        value = data.get(key)
+        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+            raise RecognitionError("bad-format", f"`{key}` must be a whole number above 0")
+        values.append(value)
+    return PcmFormat(*values)

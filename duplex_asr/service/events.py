@@ -1,0 +1,215 @@
+"""What happened in the room, as one JSON line each: the bytes of events.sock.
+
+    VoiceStarted  VoiceStopped  Transcript  UtteranceRejected  Error  State
+        -> {"type": "voice-started", "seq": 7, ...}\\n
+
+The wire type is the class name in kebab-case. Times of day do not occur: `start_ms`, `end_ms` (all
+of the utterance's sound) and `speech_start_ms`, `speech_end_ms` (first to last voiced sample) count
+from the opening of the source, `timings` are durations. docs/protocol.md describes every key.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from duplex_asr.asr import transcript as transcript_module
+from duplex_asr.audio.frames import SAMPLES_PER_MS
+
+PROTOCOL_VERSION = 1
+MAX_LINE_BYTES = 256 * 1024  # a transcript of 30 s is below 10 KiB; a reader may rely on this
+
+ServiceState = Literal["starting", "listening", "idle", "stopping"]
+"""starting: the engine loads; listening: a source is being heard; idle: no source is heard (a
+recording ended, the microphone is lost), clients are still served; stopping: the end is near."""
+
+
+class EventFormatError(ValueError):
+    """A line is not an event of this protocol."""
+
+
+@dataclass(frozen=True)
+class VoiceStarted:
+    """Somebody began to speak."""
+
+    source: str
+    id: str
+    speech_start_ms: int
+
+
+@dataclass(frozen=True)
+class VoiceStopped:
+    """The speaker fell silent, or was cut: `end_reason` as in Utterance."""
+
+    source: str
+    id: str
+    speech_start_ms: int
+    speech_end_ms: int
+    end_reason: str
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """The text of one utterance, with the figures that led to believing it."""
+
+    source: str
+    id: str
+    start_ms: int
+    end_ms: int
+    speech_start_ms: int
+    speech_end_ms: int
+    end_reason: str
+    text: str
+    language: str
+    tokens: tuple[int, ...] = ()
+    avg_logprob: float = 0.0
+    no_speech_prob: float = 0.0
+    compression_ratio: float = 0.0
+    decode_end: str = "end_token"
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class UtteranceRejected:
+    """An utterance whose text should not be believed: `reason` as in asr.transcript."""
+
+    source: str
+    id: str
+    start_ms: int
+    end_ms: int
+    speech_start_ms: int
+    speech_end_ms: int
+    end_reason: str
+    reason: str
+    text: str
+    language: str
+    tokens: tuple[int, ...] = ()
+    avg_logprob: float = 0.0
+    no_speech_prob: float = 0.0
+    compression_ratio: float = 0.0
+    decode_end: str = "end_token"
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Error:
+    """Something was lost or broken; `id` names the utterance where there is one."""
+
+    code: str
+    text: str
+    source: str | None = None
+    id: str | None = None
+
+
+@dataclass(frozen=True)
+class State:
+    """What the daemon is doing; also the first line that every new reader gets."""
+
+    state: ServiceState
+    source: str
+    engine: str
+    version: str
+    protocol: int = PROTOCOL_VERSION
+    reason: str | None = None
+
+
+Event = VoiceStarted | VoiceStopped | Transcript | UtteranceRejected | Error | State
+
+_CLASSES: tuple[type[Event], ...] = (
+    VoiceStarted,
+    VoiceStopped,
+    Transcript,
+    UtteranceRejected,
+    Error,
+    State,
+)
+
+
+def wire_type(event_class: type[Event]) -> str:
+    """The `type` on the wire: UtteranceRejected -> utterance-rejected."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", event_class.__name__).lower()
+
+
+_BY_TYPE: dict[str, type[Event]] = {wire_type(each): each for each in _CLASSES}
+
+
+def from_transcript(
+    transcript: transcript_module.Transcript,
+    *,
+    source: str,
+    language: str,
+    timings: dict[str, float],
+) -> Transcript | UtteranceRejected:
+    """The event for a transcript: believed or rejected. `timings` in milliseconds."""
+    utterance = transcript.utterance
+    common: dict[str, Any] = {
+        "source": source,
+        "id": utterance.id,
+        "start_ms": utterance.start_ms,
+        "end_ms": utterance.end_ms,
+        "speech_start_ms": utterance.speech_start // SAMPLES_PER_MS,
+        "speech_end_ms": utterance.speech_end // SAMPLES_PER_MS,
+        "end_reason": utterance.end_reason,
+        "text": transcript.text,
+        "language": language,
+        "tokens": transcript.tokens,
+        "avg_logprob": transcript.avg_logprob,
+        "no_speech_prob": transcript.no_speech_prob,
+        "compression_ratio": transcript.compression_ratio,
+        "decode_end": transcript.decode_end,
+        "timings": timings,
+    }
+    if transcript.rejected is not None:
+        return UtteranceRejected(reason=transcript.rejected, **common)
+    return Transcript(**common)
+
+
+def encode(event: Event, seq: int) -> bytes:
+    """One line of UTF-8 JSON with its newline; keys that are None are left out.
+
+    JSON has no NaN and no infinity: such a figure is written as null.
+    """
+    record: dict[str, Any] = {"type": wire_type(type(event)), "seq": seq}
+    for key, value in asdict(event).items():
+        if value is not None:
+            record[key] = _finite(value)
+    return json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
+
+
+def decode(line: bytes | str) -> tuple[Event | None, int]:
+    """The event and its sequence number; None for a type that this version does not know.
+
+    Raises EventFormatError if the line is not an event at all. Unknown keys are ignored, so that an
+    older reader understands a newer daemon.
+    """
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as exc:
+        raise EventFormatError(f"not a JSON line: {exc}") from exc
+    if not isinstance(record, dict) or not isinstance(record.get("type"), str):
+        raise EventFormatError("an event must be a JSON object with a `type`")
+    seq = record.get("seq")
+    if not isinstance(seq, int):
+        raise EventFormatError("an event must have a whole `seq`")
+    event_class = _BY_TYPE.get(record["type"])
+    if event_class is None:
+        return None, seq
+    known = {each.name for each in fields(event_class)}
+    values = {key: value for key, value in record.items() if key in known}
+    if "tokens" in values:
+        values["tokens"] = tuple(values["tokens"])
+    try:
+        return event_class(**values), seq
+    except TypeError as exc:
+        raise EventFormatError(f"{record['type']}: {exc}") from exc
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 4) if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    return value
