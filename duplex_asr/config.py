@@ -66,7 +66,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
             data = file.read(_MAX_CONFIG_BYTES + 1)
         if len(data) > _MAX_CONFIG_BYTES:
             raise ConfigError(f"{path} is larger than a configuration file can be (1 MiB)")
-        return tomllib.loads(data.decode("utf-8"))
+        content: dict[str, Any] = tomllib.loads(data.decode("utf-8"))
+        return content
     except OSError as error:
         raise ConfigError(
             f"cannot read the configuration {path}: {error.strerror}; see the path given with "

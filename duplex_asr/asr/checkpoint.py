@@ -65,7 +65,9 @@ def _read_dimensions(path: Path, dims: Any) -> ModelDimensions:
     dimensions = ModelDimensions(**{name: dims[name] for name in names})
     for width, heads in (("n_audio_state", "n_audio_head"), ("n_text_state", "n_text_head")):
         if dims[width] % dims[heads]:
-            raise CheckpointError(f"{path}: {width} {dims[width]} is no multiple of {heads}")
+            raise CheckpointError(
+                f"{path}: {width} {dims[width]} is no multiple of {heads} {dims[heads]}"
+            )
     if dimensions.n_mels not in (80, 128) or dimensions.n_audio_ctx != 1500:
         raise CheckpointError(
             f"{path}: {dimensions.n_mels} mel bins and {dimensions.n_audio_ctx} audio positions; "

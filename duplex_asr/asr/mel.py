@@ -103,7 +103,8 @@ class LogMelStream:
     """
 
     def __init__(self, n_mels: int = 80) -> None:
-        self._log_mel: Mel = np.full((n_mels, N_FRAMES), np.log10(LOG_FLOOR), np.float32)
+        floor = np.full((n_mels, N_FRAMES), LOG_FLOOR, np.float32)
+        self._log_mel: Mel = np.log10(floor, out=floor)
         self._num_columns = 0
         self._num_samples = 0
         # What the next column needs: before the first one, the reflection of the start.

@@ -53,9 +53,7 @@ class Transcriber:
         self._thresholds = USUAL_THRESHOLDS | engine.thresholds
         self._thresholds |= {name: value for name, value in configured.items() if value is not None}
 
-    def transcribe(
-        self, utterance: Utterance, should_stop: ShouldStop | None = None
-    ) -> Transcript:
+    def transcribe(self, utterance: Utterance, should_stop: ShouldStop | None = None) -> Transcript:
         """Recognise one utterance of at most 30 s; `should_stop` is asked before each token."""
         started = time.perf_counter()
         mel = log_mel_spectrogram(utterance.samples, self._engine.dimensions.n_mels)

@@ -35,7 +35,7 @@ class OnnxEncodedAudio:
         self.cross_kv = {}
 
 
-class _SelfAttentionKV:
+class SelfAttentionKV:
     """Keys and values of the tokens so far; the graph returns the grown ones with each step."""
 
     def __init__(self, dimensions: ModelDimensions) -> None:
@@ -105,7 +105,7 @@ class OnnxEngine:
     ) -> Decoding:
         assert isinstance(encoded, OnnxEncodedAudio) and encoded.cross_kv, "audio was released"
         room = self.dimensions.n_text_ctx - len(prompt)
-        self_kv = _SelfAttentionKV(self.dimensions)
+        self_kv = self.new_self_kv()
 
         def next_logits(tokens: Sequence[int]) -> npt.NDArray[np.float32]:
             return self.step(encoded, self_kv, tokens)
@@ -115,10 +115,13 @@ class OnnxEngine:
 
     def logits(self, encoded: OnnxEncodedAudio, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """Logits of a whole sequence in one pass, shape = (n, n_vocab): for comparing engines."""
-        return self.step(encoded, _SelfAttentionKV(self.dimensions), tokens)
+        return self.step(encoded, self.new_self_kv(), tokens)
+
+    def new_self_kv(self) -> SelfAttentionKV:
+        return SelfAttentionKV(self.dimensions)
 
     def step(
-        self, encoded: OnnxEncodedAudio, self_kv: _SelfAttentionKV, tokens: Sequence[int]
+        self, encoded: OnnxEncodedAudio, self_kv: SelfAttentionKV, tokens: Sequence[int]
     ) -> npt.NDArray[np.float32]:
         """Append one or many tokens; returns their logits, shape = (n, n_vocab)."""
         import onnxruntime
@@ -140,6 +143,7 @@ class OnnxEngine:
 
 def _make_session(path: Path, threads: int) -> Any:
     import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or min(_MAX_DEFAULT_THREADS, _num_usable_cores())
@@ -147,10 +151,12 @@ def _make_session(path: Path, threads: int) -> Any:
     # Waiting threads must sleep: a daemon that spins between two utterances is never idle.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
+    # onnxruntime's exceptions have no base class of their own.
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoModel", "NoSuchFile")
+    errors = tuple(getattr(state, name) for name in (*names, "NotImplemented", "RuntimeException"))
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except (RuntimeError, OSError, ValueError) as error:
-        # onnxruntime's exceptions are RuntimeErrors without a public base class of their own.
+    except errors as error:
         reason = str(error).strip().splitlines()[0]
         raise EngineError(
             f"onnxruntime {onnxruntime.__version__} cannot load {path} ({reason}): build the "

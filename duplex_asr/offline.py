@@ -1,0 +1,95 @@
+"""Recordings in, transcripts out, without a daemon and by the identical path: frames, voice
+detector, endpointer, transcriber."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from duplex_asr.asr.mel import N_SAMPLES
+from duplex_asr.asr.transcriber import Transcriber
+from duplex_asr.asr.transcript import Transcript
+from duplex_asr.audio.files import FileSource
+from duplex_asr.audio.frames import FRAME_SAMPLES
+from duplex_asr.config import Config
+from duplex_asr.hearing.endpointer import Endpointer, HearingEvent
+from duplex_asr.hearing.utterance import Utterance
+from duplex_asr.hearing.vad import load_detector
+
+
+def transcribe_file(path: Path, transcriber: Transcriber, config: Config) -> Iterator[Transcript]:
+    """Yield the transcript of each utterance of a recording as soon as it has been heard.
+
+    Raises AudioError if the recording cannot be read.
+    """
+    numbers = itertools.count(1)
+    endpointer = Endpointer(
+        load_detector(config.vad), config.endpointer, lambda: f"{path.stem}-{next(numbers)}"
+    )
+    source = FileSource(path, realtime=False)
+    try:
+        for frame in source.frames():
+            yield from _transcripts(endpointer.push(frame), transcriber)
+        yield from _transcripts(endpointer.stop(), transcriber)
+    finally:
+        source.close()
+
+
+def _transcripts(events: list[HearingEvent], transcriber: Transcriber) -> Iterator[Transcript]:
+    for event in events:
+        if isinstance(event, Utterance):
+            yield transcriber.transcribe(event)
+
+
+def transcribe_whole_file(path: Path, transcriber: Transcriber) -> Transcript:
+    """The first 30 s of a recording as one utterance, without the voice detector.
+
+    Raises AudioError if the recording cannot be read.
+    """
+    source = FileSource(path, realtime=False)
+    try:
+        frames = list(itertools.islice(source.frames(), N_SAMPLES // FRAME_SAMPLES + 1))
+    finally:
+        source.close()
+    samples = np.concatenate([frame.samples for frame in frames])
+    end = min(len(samples), N_SAMPLES)
+    utterance = Utterance(
+        id=f"{path.stem}-1",
+        start=0,
+        end=end,
+        speech_start=0,
+        speech_end=end,
+        samples=samples[:end],
+        end_reason="max_length" if len(samples) > N_SAMPLES else "stop",
+    )
+    return transcriber.transcribe(utterance)
+
+
+def transcript_as_json(path: Path, transcript: Transcript) -> dict[str, Any]:
+    """One line of `transcribe --json`; `text` is empty when the transcript was rejected."""
+    utterance, timings = transcript.utterance, transcript.timings
+    return {
+        "file": str(path),
+        "id": utterance.id,
+        "text": "" if transcript.rejected else transcript.text,
+        "start_ms": utterance.start_ms,
+        "end_ms": utterance.end_ms,
+        "end_reason": utterance.end_reason,
+        "tokens": list(transcript.tokens),
+        "rejected": transcript.rejected,
+        "rejected_text": transcript.text if transcript.rejected else None,
+        "avg_logprob": round(transcript.avg_logprob, 4),
+        "no_speech_prob": round(transcript.no_speech_prob, 4),
+        "compression_ratio": round(transcript.compression_ratio, 3),
+        "decode_end": transcript.decode_end,
+        "timings": {
+            "audio_ms": utterance.audio_ms,
+            "mel_ms": round(timings.mel_ms, 1),
+            "encode_ms": round(timings.encode_ms, 1),
+            "decode_ms": round(timings.decode_ms, 1),
+        },
+    }

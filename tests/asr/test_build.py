@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from duplex_asr.asr.engines import load_engine
+from duplex_asr.asr.engines.onnx import OnnxEngine
+from duplex_asr.asr.export import build as build_module
+from duplex_asr.asr.export.build import build_onnx_engine
+from duplex_asr.asr.mel import log_mel_spectrogram
+from duplex_asr.errors import CheckpointError, ConfigError, EngineError
+from tests.asr.torch_writer import random_weights, write_checkpoint, write_torch_file
+
+MEL = log_mel_spectrogram(np.sin(np.arange(30_000) / 7).astype(np.float32))
+
+
+def logits_of(folder: Path) -> np.ndarray:
+    engine = load_engine(folder, threads=1)
+    assert isinstance(engine, OnnxEngine)
+    return engine.logits(engine.encode(MEL), [*engine.tokenizer.prompt(), 104, 105])
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+def test_a_folder_holds_a_manifest_that_describes_it(small_engine_dir: Path) -> None:
+    manifest = json.loads((small_engine_dir / "manifest.json").read_text())
+    assert manifest["backend"] == "onnx" and manifest["precision"] == "fp32"
+    on_disk = {path.name for path in small_engine_dir.iterdir()} - {"manifest.json"}
+    assert on_disk == manifest["files"].keys()
+    assert manifest["built_with"].keys() >= {"onnxruntime", "onnx", "duplex-asr"}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_weights_may_stay_in_the_checkpoint(
+    tmp_path: Path, byte_tokenizer: Path, dtype: str
+) -> None:
+    checkpoint = write_checkpoint(tmp_path / "a.pt", dtype=dtype)
+    build_onnx_engine(checkpoint, tmp_path / "apart", tokenizer_path=byte_tokenizer)
+    build_onnx_engine(
+        checkpoint, tmp_path / "one", tokenizer_path=byte_tokenizer, keep_checkpoint=True
+    )
+    assert (tmp_path / "one" / "checkpoint.pt").read_bytes() == checkpoint.read_bytes()
+    assert not (tmp_path / "one" / "weights.bin").exists()
+    np.testing.assert_array_equal(logits_of(tmp_path / "one"), logits_of(tmp_path / "apart"))
+
+
+def test_bfloat16_weights_give_what_the_same_values_in_float32_give(
+    tmp_path: Path, byte_tokenizer: Path
+) -> None:
+    weights = random_weights(dtype="float32")
+    bits = {name: (w.view(np.uint32) >> 16).astype(np.uint16) for name, w in weights.items()}
+    rounded = {name: (b.astype(np.uint32) << 16).view(np.float32) for name, b in bits.items()}
+    for name, state in (("bf16", bits), ("fp32", rounded)):
+        path = tmp_path / f"{name}.pt"
+        dims = vars(build_module.read_checkpoint(write_checkpoint(tmp_path / "x.pt")).dimensions)
+        write_torch_file(path, {"dims": dims.copy(), "model_state_dict": state})
+        build_onnx_engine(path, tmp_path / name, tokenizer_path=byte_tokenizer)
+    np.testing.assert_array_equal(logits_of(tmp_path / "bf16"), logits_of(tmp_path / "fp32"))
+
+
+def test_int8_stays_close_to_fp32_and_is_half_the_size(
+    tmp_path: Path, small_checkpoint: Path, small_engine_dir: Path, byte_tokenizer: Path
+) -> None:
+    build_onnx_engine(small_checkpoint, tmp_path / "int8", "int8", tokenizer_path=byte_tokenizer)
+    error = relative_error(logits_of(tmp_path / "int8"), logits_of(small_engine_dir))
+    assert 0 < error < 0.05
+
+
+def test_thresholds_of_the_model_travel_in_the_manifest(
+    tmp_path: Path, small_checkpoint: Path, byte_tokenizer: Path
+) -> None:
+    build_onnx_engine(
+        small_checkpoint, tmp_path / "e", tokenizer_path=byte_tokenizer,
+        decoding={"no_speech_threshold": 0.5},
+    )  # fmt: skip
+    assert load_engine(tmp_path / "e").thresholds == {"no_speech_threshold": 0.5}
+
+
+def test_a_bad_checkpoint_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "bad.pt").write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(CheckpointError, match="truncated or damaged"):
+        build_onnx_engine(tmp_path / "bad.pt", tmp_path / "out" / "engine")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.pt"]
+
+
+def test_a_tokenizer_of_another_model_is_refused_before_anything_is_written(
+    tmp_path: Path, small_checkpoint: Path
+) -> None:
+    with pytest.raises(EngineError, match="do not belong together"):
+        build_onnx_engine(small_checkpoint, tmp_path / "engine")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_failure_on_the_way_leaves_nothing_behind(
+    tmp_path: Path, small_checkpoint: Path, byte_tokenizer: Path, failure: BaseException,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def fail(*_arguments: Any) -> None:
+        raise failure
+
+    monkeypatch.setattr(build_module, "describe_files", fail)
+    with pytest.raises((EngineError, KeyboardInterrupt)):
+        build_onnx_engine(small_checkpoint, tmp_path / "e", tokenizer_path=byte_tokenizer)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_folder_is_replaced_only_when_asked_and_only_if_it_is_an_engine(
+    tmp_path: Path, small_checkpoint: Path, small_engine_dir: Path, byte_tokenizer: Path
+) -> None:
+    engine, precious = tmp_path / "engine", tmp_path / "precious"
+    shutil.copytree(small_engine_dir, engine)
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match="exists already"):
+        build_onnx_engine(small_checkpoint, engine, tokenizer_path=byte_tokenizer)
+    with pytest.raises(ConfigError, match="is no engine folder"):
+        build_onnx_engine(small_checkpoint, precious, tokenizer_path=byte_tokenizer, overwrite=True)
+    build_onnx_engine(
+        small_checkpoint, engine, "int8", tokenizer_path=byte_tokenizer, overwrite=True
+    )
+    assert load_engine(engine).name == "small"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["engine", "precious"]
+    assert (precious / "thesis.txt").exists()
+
+
+def test_a_model_that_overflows_is_refused(tmp_path: Path, byte_tokenizer: Path) -> None:
+    weights = random_weights(dtype="float32")
+    weights["decoder.ln.weight"] = np.full(32, 3e38, np.float32)
+    weights["decoder.token_embedding.weight"] *= 100
+    dims = vars(build_module.read_checkpoint(write_checkpoint(tmp_path / "x.pt")).dimensions)
+    write_torch_file(tmp_path / "a.pt", {"dims": dims.copy(), "model_state_dict": weights})
+    with pytest.raises(EngineError, match="answers with NaN"):
+        build_onnx_engine(tmp_path / "a.pt", tmp_path / "e", tokenizer_path=byte_tokenizer)
+    assert not (tmp_path / "e").exists()
+
+
+@pytest.mark.parametrize(("precision", "keep"), [("fp8", False), ("int8", True)])
+def test_impossible_requests_are_refused(
+    tmp_path: Path, small_checkpoint: Path, precision: str, keep: bool
+) -> None:
+    with pytest.raises(ConfigError, match="precision"):
+        build_onnx_engine(small_checkpoint, tmp_path / "e", precision, keep_checkpoint=keep)
+
+
+def _cut(folder: Path) -> None:
+    path = folder / "weights.bin"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _flip_a_bit(folder: Path) -> None:
+    data = bytearray((folder / "weights.bin").read_bytes())
+    data[1000] ^= 1
+    (folder / "weights.bin").write_bytes(data)
+
+
+def _change_manifest(**changes: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        (folder / "manifest.json").write_text(json.dumps(manifest | changes))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_cut, r"weights\.bin is damaged"),
+        (_flip_a_bit, r"weights\.bin is damaged"),
+        (lambda folder: (folder / "encoder.onnx").unlink(), r"encoder\.onnx cannot be read"),
+        (lambda folder: (folder / "manifest.json").unlink(), r"has no manifest\.json"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), r"cannot be read"),
+        (lambda folder: (folder / "manifest.json").write_text("[]"), r"format version None"),
+        (_change_manifest(format_version=9), r"format version 9, this program reads 1"),
+        (_change_manifest(dimensions={"n_mels": 80}), r"is incomplete"),
+        (_change_manifest(files={}), r"is incomplete"),
+        (_change_manifest(files={"../x": {"bytes": 1, "sha256": ""}}), r"is incomplete"),
+        (_change_manifest(backend="cuda"), r"back end 'cuda', which this version does not have"),
+        (shutil.rmtree, r"no engine folder"),
+    ],
+)
+def test_a_damaged_engine_is_refused_with_the_command_that_builds_it(
+    tmp_path: Path, small_engine_dir: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    folder = tmp_path / "engine"
+    shutil.copytree(small_engine_dir, folder)
+    damage(folder)
+    with pytest.raises(EngineError, match=message) as caught:
+        load_engine(folder)
+    assert "duplex-asr build" in str(caught.value)

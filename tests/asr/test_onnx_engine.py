@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from duplex_asr.asr.engines import load_engine
+from duplex_asr.asr.engines.onnx import OnnxEngine
+from duplex_asr.asr.mel import log_mel_spectrogram
+from duplex_asr.errors import EngineError
+
+
+@pytest.fixture(scope="module")
+def mel() -> np.ndarray:
+    generator = np.random.default_rng(5)
+    return log_mel_spectrogram(generator.standard_normal(40_000).astype(np.float32) * 0.1)
+
+
+TOKENS = [257, 264, 104, 101, 108, 108, 111]
+
+
+def test_many_tokens_at_once_give_what_one_at_a_time_gives(
+    small_engine: OnnxEngine, mel: np.ndarray
+) -> None:
+    encoded = small_engine.encode(mel)
+    together = small_engine.logits(encoded, TOKENS)
+    self_kv = small_engine.new_self_kv()
+    apart = np.concatenate([small_engine.step(encoded, self_kv, [token]) for token in TOKENS])
+    np.testing.assert_allclose(apart, together, rtol=1e-4, atol=1e-4)
+    self_kv = small_engine.new_self_kv()
+    mixed = [small_engine.step(encoded, self_kv, part) for part in (TOKENS[:3], TOKENS[3:])]
+    np.testing.assert_allclose(np.concatenate(mixed), together, rtol=1e-4, atol=1e-4)
+
+
+def test_a_token_does_not_see_those_after_it(small_engine: OnnxEngine, mel: np.ndarray) -> None:
+    encoded = small_engine.encode(mel)
+    other_end = [*TOKENS[:-1], 7]
+    before = small_engine.logits(encoded, TOKENS)[:-1]
+    np.testing.assert_allclose(small_engine.logits(encoded, other_end)[:-1], before, atol=1e-5)
+
+
+def test_logits_depend_on_the_sound(small_engine: OnnxEngine, mel: np.ndarray) -> None:
+    silent = small_engine.encode(log_mel_spectrogram(np.zeros(0, np.float32)))
+    difference = small_engine.logits(small_engine.encode(mel), TOKENS) - small_engine.logits(
+        silent, TOKENS
+    )
+    assert np.abs(difference).max() > 0.1
+
+
+def test_decoding_is_the_same_twice_and_never_leaves_the_context(
+    small_engine: OnnxEngine, mel: np.ndarray
+) -> None:
+    encoded = small_engine.encode(mel)
+    prompt = small_engine.tokenizer.prompt()
+    first = small_engine.decode(encoded, prompt, 1_000, stop_on_repetition=False)
+    assert first == small_engine.decode(encoded, prompt, 1_000, stop_on_repetition=False)
+    assert len(first.tokens) <= small_engine.dimensions.n_text_ctx - len(prompt)
+
+
+def test_released_audio_cannot_be_decoded(small_engine: OnnxEngine, mel: np.ndarray) -> None:
+    encoded = small_engine.encode(mel)
+    encoded.release()
+    with pytest.raises(AssertionError, match="released"):
+        small_engine.decode(encoded, small_engine.tokenizer.prompt(), 5)
+
+
+def test_a_spectrogram_of_another_shape_is_refused(small_engine: OnnxEngine) -> None:
+    for wrong in (np.zeros((80, 1500), np.float32), np.zeros((80, 3000))):
+        with pytest.raises(ValueError, match=r"takes float32 \(80, 3000\)"):
+            small_engine.encode(wrong)
+
+
+def test_a_graph_that_onnxruntime_cannot_read_is_named(
+    small_engine_dir: Path, tmp_path: Path
+) -> None:
+    import json
+    import shutil
+
+    from duplex_asr.asr.manifest import describe_files
+
+    folder = tmp_path / "engine"
+    shutil.copytree(small_engine_dir, folder)
+    (folder / "decoder.onnx").write_bytes(b"\x08\x09garbage")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"] |= describe_files(folder, ["decoder.onnx"])
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(EngineError, match=r"cannot load .*decoder\.onnx .*duplex-asr build"):
+        load_engine(folder)
