@@ -18,8 +18,10 @@ from duplex_asr.audio.resampling import Resampler, mix_to_mono
 from duplex_asr.errors import AudioError
 
 BLOCK_MS = 20  # what one callback brings: few wake-ups, and little delay
-# A working microphone delivers blocks even in a silent room; one that is quiet for so long is gone.
-LOST_AFTER_S = 2.0
+# A working microphone delivers blocks even in a silent room; one that brings none for so long is
+# gone. Some take their time for the first one.
+LOST_AFTER_S = 3.0
+START_TIMEOUT_S = 15.0
 
 
 def list_devices() -> list[Device]:
@@ -94,7 +96,8 @@ class MicrophoneSource:
         position = 0
         try:
             while not self._is_closed:
-                is_alive = self._ready.wait(LOST_AFTER_S) and not self._has_ended
+                patience = LOST_AFTER_S if position else START_TIMEOUT_S
+                is_alive = self._ready.wait(patience) and not self._has_ended
                 self._ready.clear()
                 while self._blocks and not self._is_closed:
                     block = self._blocks.popleft()

@@ -21,7 +21,7 @@ from duplex_asr.audio.wav import WavHeader
 from duplex_asr.errors import AudioError
 
 REALTIME_BLOCK_MS = 20  # as a sound card delivers it
-FAST_BLOCK_MS = 500
+FAST_BLOCK_MS = 100  # and also what is lost at most where a compressed recording breaks off
 HEADER_BYTES = 65_536
 
 
@@ -29,7 +29,7 @@ class FileSource:
     """Frames of one recording: WAV, FLAC, OGG, Opus and what else libsndfile reads.
 
     Memory does not grow with the length of the recording. A recording that ends before the length
-    in its header gives all frames that are there, then AudioError.
+    in its header gives the frames that are there, then AudioError.
     num_nonfinite: samples of a float recording that were NaN or infinite and became 0.
     """
 

@@ -150,14 +150,15 @@ class StdinSource:
 
     def _compressed_frames(self, head: bytes) -> Iterator[Frame]:
         with tempfile.NamedTemporaryFile(prefix="duplex-asr-") as spool:
-            num_bytes = spool.write(head)
-            while data := self._read():
+            data, num_bytes = head, 0
+            while data:
                 num_bytes += spool.write(data)
                 if num_bytes > MAX_COMPRESSED_BYTES:
                     raise AudioError(
                         f"more than {MAX_COMPRESSED_BYTES >> 20} MiB of FLAC or OGG on standard"
                         " input: send WAV, which is heard while it arrives"
                     )
+                data = self._read()
             spool.flush()
             try:
                 with self._lock:

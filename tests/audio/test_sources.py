@@ -1,0 +1,72 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+from duplex_asr.audio.sources import open_source
+from duplex_asr.errors import AudioError, ConfigError
+
+BROKEN_PORTAUDIO = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class NoPortAudio(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "sounddevice":
+            raise OSError("PortAudio library not found")
+
+sys.meta_path.insert(0, NoPortAudio())
+import duplex_asr.audio.devices
+from duplex_asr.audio.sources import open_source
+from duplex_asr.errors import AudioError
+try:
+    open_source("microphone", realtime=True)
+except AudioError as error:
+    print(error)
+"""
+
+
+def test_a_file_is_opened_by_its_path_even_with_colons(tmp_path):
+    path = tmp_path / "10:30.wav"
+    soundfile.write(path, np.zeros(320, "f4"), 16_000)
+    source = open_source(f"file:{path}", realtime=False)
+    assert source.name == f"file:{path}"
+    assert len(list(source.frames())) == 2
+
+
+@pytest.mark.parametrize(
+    "text", ["", "file", "file:", "stdin", "microphone:", "speaker", "http://example.org/a.wav"]
+)
+def test_a_source_that_is_not_understood_is_refused(text):
+    with pytest.raises(ConfigError, match="write microphone, microphone:NAME, file:PATH or stdin:"):
+        open_source(text, realtime=False)
+
+
+def test_standard_input_is_opened_with_its_format():
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from duplex_asr.audio.sources import open_source\n"
+            "source = open_source('stdin:?rate=8000&channels=2', realtime=False)\n"
+            "print(source.name, len(list(source.frames())))",
+        ],
+        input=b"\0" * 32_000,
+        capture_output=True,
+        check=True,
+    )
+    assert result.stdout == b"stdin: 100\n"
+
+
+def test_a_raw_format_out_of_range_is_refused():
+    with pytest.raises(AudioError, match="5 bytes are not supported"):
+        open_source("stdin:?width=5", realtime=False)
+
+
+def test_without_portaudio_everything_but_the_microphone_works():
+    result = subprocess.run(
+        [sys.executable, "-c", BROKEN_PORTAUDIO], capture_output=True, text=True, check=True
+    )
+    assert "apt install libportaudio2" in result.stdout
