@@ -109,6 +109,16 @@ class Daemon:
         """True if a thread was still inside native code when `run` ended."""
         return any(thread.is_alive() for thread in self._threads)
 
+    def counts(self) -> dict[str, int]:
+        """How many clients and readers were turned away, for the log and for tests."""
+        return {
+            "dropped_readers": self._events.num_dropped_readers,
+            "refused_readers": self._events.num_refused_readers,
+            "dropped_clients": self._control.num_dropped_clients,
+            "refused_clients": self._control.num_refused_clients,
+            "broken_clients": self._control.num_broken_clients,
+        }
+
     def request_stop(self) -> None:
         """Make `run` return; to be called in the event loop's thread."""
         self._stop_requested.set()

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import json
+import os
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from wyoming.asr import Transcript as WyomingTranscript
+from wyoming.event import Event, async_read_event
 
 from duplex_asr.asr.engine import ShouldStop
 from duplex_asr.asr.transcript import Transcript
@@ -20,7 +25,10 @@ from duplex_asr.hearing.endpointer import Endpointer, EndpointerConfig
 from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.service.control_session import RecognizerInfo
 from duplex_asr.service.runtime_dir import RuntimeDir, ServiceConfig
+from duplex_asr.service.wyoming_wire import encode_event
 
+T = TypeVar("T")
+PATIENCE_S = 10  # far more than anything here takes, far less than the limit of a test
 SAMPLES_PER_WORD = 3_200  # 200 ms
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 ENDPOINTING = EndpointerConfig(min_speech_ms=20, min_silence_ms=100, pre_roll_ms=50, tail_ms=50)
@@ -32,7 +40,7 @@ class LoudnessDetector:
     window_samples = 160
 
     def speech_probability(self, window: Samples) -> float:
-        return 1.0 if float(np.abs(window).max()) > 0.05 else 0.0
+        return 1.0 if float(np.abs(window).max()) > 0.03 else 0.0
 
     def reset(self) -> None:
         pass
@@ -52,25 +60,29 @@ def speak_pcm(number: int) -> bytes:
 class ToneSpeech:
     """Hears the loudness of an utterance as a word.
 
-    gate: set at first; a test clears it to keep the engine busy. started: one item an utterance.
+    loads_when, gate: set at first; a test clears one to keep the engine loading or busy.
+    started, stopped: one item for each utterance that was begun, and given up.
     fails_on: words that raise.
     """
 
     def __init__(self) -> None:
+        self.loads_when = threading.Event()
+        self.loads_when.set()
         self.gate = threading.Event()
         self.gate.set()
         self.started: queue.Queue[str] = queue.Queue()
         self.stopped: queue.Queue[str] = queue.Queue()
         self.fails_on: set[str] = set()
         self.is_closed = False
-        self._woken = threading.Condition()
 
     def load(self) -> LoadedSpeech:
+        assert self.loads_when.wait(PATIENCE_S)
         info = RecognizerInfo("tone.en", ("en",), "0.0")
         return LoadedSpeech(info, self.transcribe, self._close)
 
     def transcribe(self, utterance: Utterance, should_stop: ShouldStop | None) -> Transcript:
-        level = float(np.abs(utterance.samples).max())
+        loudness = np.abs(utterance.samples)
+        level = float(np.median(loudness[loudness > 0.03]))
         word = WORDS[round(level * 20) - 1]
         self.started.put(word)
         if word in self.fails_on:
@@ -172,3 +184,129 @@ async def until_first(task: asyncio.Task[None], awaitable: Any) -> None:
     wanted.cancel()
     if task.done():
         task.result()
+
+
+def open_descriptors() -> set[str]:
+    """Every open file of this process, as number and target."""
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the one that lists
+            found.add(f"{number} {os.readlink(f'/proc/self/fd/{number}')}")
+    return found
+
+
+def run_without_leaks(scenario: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a scenario in an event loop; no task, no thread and no open file may outlive it."""
+
+    async def run() -> T:
+        result = await asyncio.wait_for(scenario(), 4 * PATIENCE_S)
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        assert not left, left
+        return result
+
+    gc.collect()
+    before = open_descriptors()
+    result = asyncio.run(run())
+    gc.collect()
+    assert open_descriptors() - before == set()
+    names = [thread.name for thread in threading.enumerate()]
+    assert not {"listen", "transcribe"} & set(names), names
+    return result
+
+
+class Listener:
+    """A reader of events.sock."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    async def open(cls, room: Room) -> Listener:
+        return cls(*await asyncio.open_unix_connection(str(room.runtime_dir.events_path)))
+
+    async def next(self) -> dict[str, Any]:
+        line = await asyncio.wait_for(self.reader.readline(), PATIENCE_S)
+        assert line, "the daemon closed the connection"
+        event: dict[str, Any] = json.loads(line)
+        return event
+
+    async def until(self, kind: str, **values: object) -> dict[str, Any]:
+        while True:
+            event = await self.next()
+            if event["type"] == kind and values.items() <= event.items():
+                return event
+
+    async def rest(self) -> list[dict[str, Any]]:
+        """Everything up to the end of the connection."""
+        data = await asyncio.wait_for(self.reader.read(), PATIENCE_S)
+        await self.close()
+        return [json.loads(line) for line in data.splitlines()]
+
+    async def close(self) -> None:
+        self.writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self.writer.wait_closed()
+
+
+class Client:
+    """A client of control.sock that can also send what no decent client sends."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    async def open(cls, room: Room) -> Client:
+        return cls(*await asyncio.open_unix_connection(str(room.runtime_dir.control_path)))
+
+    def send(self, kind: str, data: dict[str, Any] | None = None, payload: bytes = b"") -> None:
+        self.writer.write(encode_event(Event(kind, data or {}, payload or None)))
+
+    def send_chunk(self, pcm: bytes, **changes: int) -> None:
+        self.send("audio-chunk", {"rate": 16_000, "width": 2, "channels": 1} | changes, pcm)
+
+    async def next(self) -> Event:
+        """The next reply, read by the `wyoming` package."""
+        event = await asyncio.wait_for(async_read_event(self.reader), PATIENCE_S)
+        assert event is not None, "the daemon closed the connection"
+        return event
+
+    async def text(self) -> str:
+        event = await self.next()
+        assert WyomingTranscript.is_type(event.type), event
+        return WyomingTranscript.from_event(event).text
+
+    async def error(self) -> str:
+        """The code of an error; fails on any other reply."""
+        event = await self.next()
+        assert event.type == "error", event
+        assert event.data["text"]
+        return str(event.data["code"])
+
+    async def ask(self, pcm: bytes) -> str:
+        """What the whole exchange of a decent client gives."""
+        self.send("transcribe", {"language": "en"})
+        self.send("audio-start", {"rate": 16_000, "width": 2, "channels": 1})
+        for offset in range(0, len(pcm), 2048):
+            self.send_chunk(pcm[offset : offset + 2048])
+        self.send("audio-stop")
+        return await self.text()
+
+    async def is_closed_by_the_daemon(self) -> bool:
+        try:
+            rest = await asyncio.wait_for(self.reader.read(), PATIENCE_S)
+        except ConnectionError:
+            rest = b""
+        await self.close()
+        return rest == b""
+
+    async def close(self) -> None:
+        self.writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self.writer.wait_closed()
+
+
+async def next_item(items: queue.Queue[T]) -> T:
+    """The next item that a thread puts into a queue."""
+    return await asyncio.to_thread(items.get, True, PATIENCE_S)

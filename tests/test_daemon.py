@@ -14,51 +14,7 @@ from wyoming.client import AsyncUnixClient
 
 from duplex_asr.daemon import ServeOptions
 from duplex_asr.errors import AudioError, EngineError
-from tests.service_doubles import Room, speak_pcm
-
-
-class Listener:
-    """A reader of events.sock."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    @classmethod
-    async def open(cls, room: Room) -> Listener:
-        return cls(*await asyncio.open_unix_connection(str(room.runtime_dir.events_path)))
-
-    async def next(self) -> dict[str, Any]:
-        line = await asyncio.wait_for(self.reader.readline(), 5)
-        assert line, "the daemon closed the connection"
-        event: dict[str, Any] = json.loads(line)
-        return event
-
-    async def until(self, kind: str, **values: object) -> dict[str, Any]:
-        while True:
-            event = await self.next()
-            if event["type"] == kind and values.items() <= event.items():
-                return event
-
-    async def rest(self) -> list[dict[str, Any]]:
-        data = await asyncio.wait_for(self.reader.read(), 5)
-        self.writer.close()
-        return [json.loads(line) for line in data.splitlines()]
-
-
-async def ask(room: Room, pcm: bytes) -> str:
-    """What a stock Wyoming client gets for 16-bit sound at 16 kHz."""
-    async with AsyncUnixClient(room.runtime_dir.control_path) as client:
-        await client.write_event(Transcribe().event())
-        await client.write_event(AudioStart(16_000, 2, 1).event())
-        for offset in range(0, len(pcm), 2048):
-            piece = pcm[offset : offset + 2048]
-            await client.write_event(AudioChunk(16_000, 2, 1, piece).event())
-        await client.write_event(AudioStop().event())
-        event = await asyncio.wait_for(client.read_event(), 5)
-    assert event is not None
-    assert Transcript.is_type(event.type), event
-    return Transcript.from_event(event).text
+from tests.service_doubles import Client, Listener, Room, run_without_leaks
 
 
 def test_what_is_said_is_published_in_order(tmp_path: Path) -> None:
@@ -72,7 +28,7 @@ def test_what_is_said_is_published_in_order(tmp_path: Path) -> None:
         assert [each["type"] for each in await listener.rest()] == ["state"]
         return heard
 
-    heard = asyncio.run(scenario())
+    heard = run_without_leaks(scenario)
     kinds = sorted(each["type"] for each in heard)
     assert kinds == ["transcript"] * 2 + ["voice-started"] * 2 + ["voice-stopped"] * 2
     transcripts = [each for each in heard if each["type"] == "transcript"]
@@ -80,15 +36,6 @@ def test_what_is_said_is_published_in_order(tmp_path: Path) -> None:
     assert [each["id"] for each in transcripts] == ["u1", "u2"]
     seqs = [each["seq"] for each in heard]
     assert seqs == list(range(seqs[0], seqs[0] + 6))
-
-
-def test_a_client_gets_the_text_of_its_recording(tmp_path: Path) -> None:
-    async def scenario() -> str:
-        room = Room(tmp_path / "run")
-        async with room.running():
-            return await ask(room, speak_pcm(5) + speak_pcm(7))
-
-    assert asyncio.run(scenario()) == "five seven"
 
 
 def test_an_engine_that_cannot_be_loaded_ends_the_run_with_its_error(tmp_path: Path) -> None:
@@ -100,7 +47,7 @@ def test_an_engine_that_cannot_be_loaded_ends_the_run_with_its_error(tmp_path: P
             await task
 
     with pytest.raises(EngineError, match="no engine here"):
-        asyncio.run(scenario())
+        run_without_leaks(scenario)
     assert not (tmp_path / "run").exists()
 
 
@@ -115,7 +62,7 @@ def test_exit_at_end_publishes_all_of_a_recording_first(tmp_path: Path) -> None:
             await asyncio.wait_for(task, 10)
             return await listener.rest()
 
-    heard = asyncio.run(scenario())
+    heard = run_without_leaks(scenario)
     texts = [each["text"] for each in heard if each["type"] == "transcript"]
     assert len(texts) == 40
     assert [each["state"] for each in heard if each["type"] == "state"][-2:] == ["idle", "stopping"]
@@ -129,4 +76,4 @@ def test_a_broken_source_with_exit_at_end_ends_the_run_with_its_error(tmp_path: 
             await task
 
     with pytest.raises(AudioError, match="the card is gone"):
-        asyncio.run(scenario())
+        run_without_leaks(scenario)

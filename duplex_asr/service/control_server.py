@@ -47,7 +47,7 @@ class ControlServer:
 
     async def start(self, bound: socket.socket) -> None:
         """Begin to listen on a bound Unix socket, which belongs to the server from now on."""
-        self._server = await asyncio.start_unix_server(self._serve, sock=bound, limit=READ_BYTES)
+        self._server = await asyncio.start_unix_server(self._accept, sock=bound, limit=READ_BYTES)
 
     async def stop(self) -> None:
         """Refuse new clients, tell the waiting ones, cancel their work and close all."""
@@ -59,33 +59,38 @@ class ControlServer:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = _Connection(self, f"client-{next(self._client_numbers)}", writer)
         if len(self._connections) >= self._config.max_clients:
             self.num_refused_clients += 1
-            connection.send_error(
-                "too-many-clients",
-                f"there are {self._config.max_clients} clients already: close one",
-            )
+            text = f"there are {self._config.max_clients} clients already: close one"
+            connection.send_error("too-many-clients", text)
             writer.close()
             return
         connection.session = ControlSession(
             connection.name, self._recognizer, connection.send, self._config.max_request_ms
         )
+        task = asyncio.create_task(self._serve(connection, reader))
         self._connections[task] = connection
-        fd = writer.get_extra_info("socket").fileno()
-        forget = self._hangups.watch(fd, lambda: _cancel(task))
+        task.add_done_callback(self._forget)
+
+    async def _serve(self, connection: _Connection, reader: asyncio.StreamReader) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        end_watch = self._hangups.watch(connection.fileno(), lambda: _cancel(task))
         try:
             await connection.run(reader)
         except ConnectionError as exc:
             logger.info("%s is gone: %s", connection.name, exc)
         finally:
-            forget()
-            del self._connections[task]
+            end_watch()
             connection.session.cancel()
             connection.close()
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        connection = self._connections.pop(task)
+        if not task.cancelled() and (bug := task.exception()) is not None:
+            logger.error("serving %s failed", connection.name, exc_info=bug)
 
     def is_over_bound(self, num_bytes: int) -> bool:
         return num_bytes > self._config.max_pending_kb * 1024
@@ -100,6 +105,10 @@ class _Connection:
         self.name = name
         self._server = server
         self._writer = writer
+
+    def fileno(self) -> int:
+        number: int = self._writer.get_extra_info("socket").fileno()
+        return number
 
     async def run(self, reader: asyncio.StreamReader) -> None:
         """Serve until the client stops sending or sends what cannot be followed."""

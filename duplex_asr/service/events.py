@@ -170,13 +170,15 @@ def from_transcript(
 def encode(event: Event, seq: int) -> bytes:
     """One line of UTF-8 JSON with its newline; keys that are None are left out.
 
-    JSON has no NaN and no infinity: such a figure is written as null.
+    JSON has no NaN and no infinity: such a figure is written as null. A file name that is not
+    UTF-8 loses what cannot be written.
     """
     record: dict[str, Any] = {"type": wire_type(type(event)), "seq": seq}
     for key, value in asdict(event).items():
         if value is not None:
             record[key] = _finite(value)
-    return json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
+    line = json.dumps(record, ensure_ascii=False, allow_nan=False)
+    return line.encode("utf-8", "replace") + b"\n"
 
 
 def decode(line: bytes | str) -> tuple[Event | None, int]:

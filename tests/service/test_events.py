@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from duplex_asr.asr.transcript import Transcript
+from duplex_asr.hearing.utterance import Utterance
+from duplex_asr.service import events
+
+VOICE_STOPPED = events.VoiceStopped("microphone", "u7", 1230, 2580, "silence")
+TRANSCRIPT = events.Transcript(
+    source="microphone",
+    id="u7",
+    start_ms=730,
+    end_ms=2880,
+    speech_start_ms=1230,
+    speech_end_ms=2580,
+    end_reason="silence",
+    text="drei, vier — fünf",
+    language="de",
+    tokens=(11, 12),
+    avg_logprob=-0.25,
+    no_speech_prob=0.01,
+    compression_ratio=0.9,
+    timings={"audio_ms": 2150.0, "latency_ms": 612.5},
+)
+REJECTED = events.UtteranceRejected(
+    source="file:a.wav",
+    id="u8",
+    start_ms=0,
+    end_ms=500,
+    speech_start_ms=100,
+    speech_end_ms=300,
+    end_reason="stop",
+    reason="noise",
+    text="uh",
+    language="en",
+)
+ALL = [
+    events.VoiceStarted("microphone", "u7", 1230),
+    VOICE_STOPPED,
+    TRANSCRIPT,
+    REJECTED,
+    events.Error("queue-full", "the engine is slow", "microphone", "u9"),
+    events.Error("input-overflow", "sound was lost"),
+    events.State("listening", "microphone", "base.en", "0.1.0"),
+    events.State("idle", "microphone", "base.en", "0.1.0", reason="the source has ended"),
+]
+
+
+@pytest.mark.parametrize("event", ALL, ids=lambda event: type(event).__name__)
+def test_an_event_survives_the_wire(event: events.Event) -> None:
+    line = events.encode(event, 42)
+    assert line.endswith(b"\n")
+    assert line.count(b"\n") == 1
+    assert events.decode(line) == (event, 42)
+
+
+def test_a_line_has_exactly_these_bytes() -> None:
+    assert events.encode(VOICE_STOPPED, 3) == (
+        b'{"type": "voice-stopped", "seq": 3, "source": "microphone", "id": "u7", '
+        b'"speech_start_ms": 1230, "speech_end_ms": 2580, "end_reason": "silence"}\n'
+    )
+
+
+def test_text_is_utf8_and_not_escaped() -> None:
+    assert "drei, vier — fünf".encode() in events.encode(TRANSCRIPT, 1)
+
+
+def test_a_newline_in_a_text_stays_inside_its_line() -> None:
+    line = events.encode(replace(TRANSCRIPT, text="one\ntwo\u2028three"), 1)
+    assert line.count(b"\n") == 1
+    assert json.loads(line)["text"] == "one\ntwo\u2028three"
+
+
+@pytest.mark.parametrize("figure", [math.nan, math.inf, -math.inf])
+def test_a_figure_that_json_cannot_hold_becomes_null(figure: float) -> None:
+    event = replace(TRANSCRIPT, avg_logprob=figure, timings={"latency_ms": figure})
+    record = json.loads(events.encode(event, 1), parse_constant=pytest.fail)
+    assert record["avg_logprob"] is None
+    assert record["timings"] == {"latency_ms": None}
+
+
+def test_a_file_name_that_is_not_utf8_does_not_stop_the_event() -> None:
+    line = events.encode(events.VoiceStarted("file:\udcff.wav", "u1", 0), 1)
+    assert json.loads(line)["source"] == "file:?.wav"
+
+
+def test_unknown_keys_and_types_are_ignored() -> None:
+    line = b'{"type": "voice-started", "seq": 1, "source": "m", "id": "u1", "speech_start_ms": 5, '
+    line += b'"colour": "blue"}'
+    assert events.decode(line) == (events.VoiceStarted("m", "u1", 5), 1)
+    assert events.decode(b'{"type": "played", "seq": 2}') == (None, 2)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"hello",
+        b"[]",
+        b'{"seq": 1}',
+        b'{"type": 3, "seq": 1}',
+        b'{"type": "state"}',
+        b'{"type": "state", "seq": "1"}',
+        b'{"type": "voice-started", "seq": 1}',
+        b'{"type": "voice-started", "seq": 1' + b"\xff",
+        b"[" * 100_000,
+    ],
+    ids=lambda line: line[:20].decode("latin-1"),
+)
+def test_what_is_no_event_is_refused(line: bytes) -> None:
+    with pytest.raises(events.EventFormatError):
+        events.decode(line)
+
+
+@pytest.mark.parametrize("rejected", [None, "silence"])
+def test_a_transcript_becomes_the_event_of_its_verdict(rejected: str | None) -> None:
+    samples = np.zeros(16_000, np.float32)
+    utterance = Utterance("u1", 8_000, 24_000, 16_000, 20_000, samples, "max_length")
+    transcript = Transcript(
+        utterance,
+        "two",
+        (2,),
+        -0.5,
+        0.25,
+        1.5,
+        "max_tokens",
+        rejected,  # type: ignore[arg-type]
+    )
+    event = events.from_transcript(
+        transcript, source="microphone", language="en", timings={"queue_ms": 1.0}
+    )
+    expected_class = events.Transcript if rejected is None else events.UtteranceRejected
+    assert type(event) is expected_class
+    assert (event.start_ms, event.end_ms) == (500, 1500)
+    assert (event.speech_start_ms, event.speech_end_ms) == (1000, 1250)
+    assert (event.text, event.tokens, event.decode_end) == ("two", (2,), "max_tokens")
+    assert event.timings == {"queue_ms": 1.0}
+    if isinstance(event, events.UtteranceRejected):
+        assert event.reason == "silence"
