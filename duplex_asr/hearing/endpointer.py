@@ -241,7 +241,8 @@ class Endpointer:
         """End an utterance that is as long as allowed; what is spoken after the cut goes on in
         the next utterance, which starts with the very next sample."""
         windows = list(self._recent)
-        candidates = windows[:-1] if windows[-1].is_voiced else windows
+        candidates = windows[:-1] if windows[-1].is_voiced else windows[:]
+        candidates.reverse()  # among equal places the last one is taken
         cut = min(candidates, key=lambda each: (each.probability, self._energy(each))).end
         before = [each for each in windows if each.is_voiced and each.end <= cut]
         after = [each for each in windows if each.is_voiced and each.end > cut]
