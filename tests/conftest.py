@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.soundcard import SoundCard, missing_programs, open_sound_card
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Recorded speech of real people, kept beside the checkout and not in it."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not (folder / "manifest.jsonl").is_file():
+        pytest.skip(f"no recorded speech in {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sound_card(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoundCard]:
+    """A software sound card with a room, in which recordings are played, and its microphone."""
+    if reason := missing_programs():
+        pytest.skip(reason)
+    with open_sound_card(tmp_path_factory.mktemp("soundcard")) as card:
+        yield card
