@@ -122,6 +122,14 @@ class ScriptedSource:
         for number in numbers:
             self._sound.put(speak(number))
 
+    def say_without_pause(self, number: int) -> None:
+        self._sound.put(speak(number)[:SAMPLES_PER_WORD])
+
+    @property
+    def num_unheard(self) -> int:
+        """Pieces of sound, and the end, that nobody has taken yet."""
+        return self._sound.qsize()
+
     def end(self, error: Exception | None = None) -> None:
         self._sound.put(error)
 

@@ -35,9 +35,8 @@ class EventServer:
         self._nobody_left = asyncio.Event()
 
     @property
-    def state(self) -> events.State:
-        """The state published last."""
-        return self._state
+    def num_readers(self) -> int:
+        return len(self._readers)
 
     async def start(self, bound: socket.socket) -> None:
         """Begin to listen on a bound Unix socket, which belongs to the server from now on."""

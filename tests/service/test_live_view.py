@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import io
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from duplex_asr.service import events
+from duplex_asr.service.live_view import copy_lines, describe, show_live
+from tests.service.test_events import ALL, REJECTED, TRANSCRIPT
+
+LINES = [events.encode(event, seq) for seq, event in enumerate(ALL)]
+STOPPING = events.encode(events.State("stopping", "microphone", "base.en", "0.1.0"), 99)
+PROGRAM = (
+    "import sys; from pathlib import Path\n"
+    "from duplex_asr.service.live_view import listen\n"
+    "from duplex_asr.errors import DuplexAsrError\n"
+    "try:\n"
+    "    sys.exit(listen(Path(sys.argv[1])))\n"
+    "except DuplexAsrError as error:\n"
+    "    sys.exit(f'{error.exit_code} {error}')\n"
+)
+
+
+def plain(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*[mK]|\r", "", text)
+
+
+def as_dict(event: events.Event) -> dict[str, object]:
+    import json
+
+    record: dict[str, object] = json.loads(events.encode(event, 1))
+    return record
+
+
+def test_a_pipe_gets_the_lines_unchanged() -> None:
+    out = io.BytesIO()
+    assert copy_lines([*LINES, STOPPING], out) == "stopping"
+    assert out.getvalue() == b"".join([*LINES, STOPPING])
+
+
+def test_a_transcript_is_shown_with_its_time_and_latency() -> None:
+    shown = plain(describe(as_dict(TRANSCRIPT)))
+    assert shown == "  00:01.2-00:02.5  drei, vier — fünf  612 ms"
+
+
+def test_a_rejected_utterance_is_shown_with_its_reason() -> None:
+    assert plain(describe(as_dict(REJECTED))) == "  00:00.1-00:00.3  (rejected: noise) uh"
+
+
+def test_what_goes_on_is_shown_in_a_last_line_that_is_overwritten() -> None:
+    out = io.StringIO()
+    assert show_live([*LINES[:3], STOPPING], out) == "stopping"
+    shown = plain(out.getvalue())
+    assert "speaking ...transcribing ..." in shown
+    lines = out.getvalue().split("\n")
+    assert lines[0].startswith("\r\x1b[K")
+    assert len(lines) == 3  # the transcript, the state, and the rest
+
+
+def test_a_text_cannot_command_the_terminal() -> None:
+    event = events.Error("x", "a\x1b]0;title\x07b\nc")
+    assert "\x1b]" not in describe(as_dict(event))
+    assert "\n" not in describe(as_dict(event))
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Path:
+    return tmp_path / "events.sock"
+
+
+def listen_process(path: Path, **pipes: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", PROGRAM, str(path)], **pipes)  # type: ignore[call-overload,no-any-return]
+
+
+class OneShotServer:
+    """Accepts one reader; what it gets is up to the test."""
+
+    def __init__(self, path: Path) -> None:
+        import socket
+
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.bind(str(path))
+        self._socket.listen()
+        self._socket.settimeout(20)
+
+    def __enter__(self) -> OneShotServer:
+        return self
+
+    def accept(self):  # type: ignore[no-untyped-def]
+        return self._socket.accept()[0]
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._socket.close()
+
+
+def test_listen_in_a_pipe_prints_lines_until_the_daemon_stops(server: Path) -> None:
+    with OneShotServer(server) as one_shot:
+        process = listen_process(server, stdout=subprocess.PIPE)
+        with process, one_shot.accept() as connection:
+            assert process.stdout is not None
+            connection.sendall(LINES[2])
+            assert process.stdout.readline() == LINES[2]  # flushed line by line
+            connection.sendall(STOPPING)
+            connection.close()
+            assert process.stdout.read() == STOPPING
+    assert process.returncode == 0
+
+
+def test_listen_says_when_the_daemon_ended_the_connection_without_stopping(server: Path) -> None:
+    with OneShotServer(server) as one_shot:
+        process = listen_process(server, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        with process:
+            one_shot.accept().close()
+            assert process.stderr is not None
+            assert b"5 the daemon at" in process.stderr.read()
+
+
+def test_listen_on_a_terminal_is_the_pretty_view_and_ends_with_control_c(server: Path) -> None:
+    main, terminal = pty.openpty()
+    with OneShotServer(server) as one_shot:
+        process = listen_process(server, stdout=terminal, stderr=subprocess.PIPE)
+        os.close(terminal)
+        with process, one_shot.accept() as connection:
+            connection.sendall(LINES[2])
+            shown = b""
+            while b"612 ms" not in shown:
+                shown += os.read(main, 4096)
+            assert b'"type"' not in shown
+            process.send_signal(signal.SIGINT)
+            assert process.stderr is not None
+            assert process.stderr.read() == b""
+    os.close(main)
+    assert process.returncode == 0
+
+
+def test_listen_ends_quietly_when_the_program_behind_the_pipe_has_read_enough(
+    server: Path,
+) -> None:
+    with OneShotServer(server) as one_shot:
+        process = listen_process(server, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        with process, one_shot.accept() as connection:
+            assert process.stdout is not None
+            process.stdout.close()
+            connection.sendall(LINES[2])
+            assert process.stderr is not None
+            assert process.stderr.read() == b""
+    assert process.returncode == 0
