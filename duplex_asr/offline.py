@@ -69,7 +69,7 @@ def transcribe_whole_file(path: Path, transcriber: Transcriber) -> Transcript:
     return transcriber.transcribe(utterance)
 
 
-def transcript_as_json(path: Path, transcript: Transcript) -> dict[str, Any]:
+def as_json(path: Path, transcript: Transcript) -> dict[str, Any]:
     """One line of `transcribe --json`; `text` is empty when the transcript was rejected."""
     utterance, timings = transcript.utterance, transcript.timings
     return {
@@ -93,3 +93,12 @@ def transcript_as_json(path: Path, transcript: Transcript) -> dict[str, Any]:
             "decode_ms": round(timings.decode_ms, 1),
         },
     }
+
+
+def as_line(transcript: Transcript) -> str:
+    """One line of `transcribe` for people: from, to, text."""
+    utterance = transcript.utterance
+    times = f"{utterance.start_ms / 1000:7.2f} - {utterance.end_ms / 1000:7.2f} s"
+    if transcript.rejected:
+        return f"{times}  ({transcript.rejected}: {transcript.text or 'no text'})"
+    return f"{times}  {transcript.text}"

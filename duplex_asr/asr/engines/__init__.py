@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from duplex_asr.asr.engine import SpeechEngine
-from duplex_asr.asr.manifest import check_files, read_manifest
+from duplex_asr.asr.manifest import MANIFEST_NAME, check_files, read_manifest
 from duplex_asr.errors import EngineError
 from duplex_asr.settings import setting
+
+DEMO_ENGINE = Path(__file__).parents[3] / "engines" / "demo"
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,21 @@ class EngineConfig:
 
     path: str = ""  # engine folder; empty: the demo engine of a source checkout
     threads: int = setting(0, minimum=0, maximum=256)  # 0: one per core, at most four
+
+
+def find_engine(configured: str) -> Path:
+    """The engine folder that the configuration means; "" is the demo engine of a checkout.
+
+    Raises EngineError if there is none to fall back on.
+    """
+    if configured:
+        return Path(configured).expanduser()
+    if not (DEMO_ENGINE / MANIFEST_NAME).is_file():
+        raise EngineError(
+            "no engine named: add --engine DIR; `duplex-asr build CHECKPOINT.pt --output DIR` "
+            "makes one from a Whisper checkpoint"
+        )
+    return DEMO_ENGINE
 
 
 def load_engine(folder: Path, threads: int = 0) -> SpeechEngine:

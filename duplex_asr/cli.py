@@ -1,0 +1,334 @@
+"""The command line: options in, one command run, an exit code out.
+
+Exit codes: 0 done, 1 unexpected, 2 wrong option or configuration, 3 engine or checkpoint, 4 sound
+device or recording, 5 sockets or daemon; 130 and 143 after Ctrl-C and SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import duplex_asr
+from duplex_asr.errors import AudioError, ConfigError, DuplexAsrError
+
+EXIT_CODES = """exit codes:
+  0  done
+  1  unexpected error
+  2  wrong option or configuration
+  3  engine or checkpoint missing, damaged or built for something else
+  4  sound device or recording cannot be used
+  5  sockets or runtime folder taken, unreachable or not permitted
+  130, 143  ended by Ctrl-C or SIGTERM (serve stops with 0)
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; errors become one line on stderr and their exit code."""
+    options = make_parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    if command is not serve:  # the daemon handles its signals itself
+        signal.signal(signal.SIGTERM, _exit_on_sigterm)
+    try:
+        return command(options)
+    except DuplexAsrError as error:
+        print(f"duplex-asr: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # The reader of our output went away; there is nobody left to write to, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _exit_on_sigterm(_signal: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + signal.SIGTERM)  # so that `finally` removes what is half-written
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="duplex-asr",
+        description="Speech in, transcripts on a Unix socket; nothing leaves this machine.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"duplex-asr {duplex_asr.__version__}"
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_serve(commands)
+    _add_listen(commands)
+    _add_transcribe(commands)
+    _add_build(commands)
+    _add_devices(commands)
+    _add_check_config(commands)
+    return parser
+
+
+def _add_command(
+    commands: Any, name: str, function: Callable[[argparse.Namespace], int], summary: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
+    parser.set_defaults(command=function)
+    return parser
+
+
+def _add_config_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with settings")
+    parser.add_argument("--engine", metavar="DIR", help="engine folder [engine.path]")
+    parser.add_argument("--threads", type=int, metavar="N", help="[engine.threads]")
+
+
+def _overrides(options: argparse.Namespace, **names: str) -> dict[str, dict[str, Any]]:
+    """Options that were given, as section -> key -> value; names: option="section.key"."""
+    overrides: dict[str, dict[str, Any]] = {}
+    for option, target in names.items():
+        value = getattr(options, option)
+        if value is not None:
+            section, key = target.split(".")
+            overrides.setdefault(section, {})[key] = value
+    return overrides
+
+
+def _add_serve(commands: Any) -> None:
+    parser = _add_command(commands, "serve", serve, "run the daemon")
+    _add_config_options(parser)
+    parser.add_argument(
+        "--source", help="microphone, microphone:NAME, file:PATH or stdin: [audio.source]"
+    )
+    parser.add_argument("--runtime-dir", metavar="DIR", help="folder of both sockets")
+    parser.add_argument(
+        "--fast", action="store_false", default=None, dest="realtime",
+        help="hear a file as fast as it can be transcribed",
+    )  # fmt: skip
+    parser.add_argument(
+        "--wait-for-listener", action="store_true",
+        help="start hearing when the first reader has connected to events.sock",
+    )  # fmt: skip
+    parser.add_argument("--exit-at-end", action="store_true", help="stop when the source has ended")
+    parser.add_argument("--verbose", action="store_true", help="log more")
+
+
+def _add_listen(commands: Any) -> None:
+    parser = _add_command(
+        commands, "listen", listen,
+        "show what the daemon hears: live on a terminal, JSON lines in a pipe",
+    )  # fmt: skip
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with settings")
+    parser.add_argument("--runtime-dir", metavar="DIR", help="folder of both sockets")
+    parser.add_argument("--json", action="store_true", help="JSON lines on a terminal, too")
+
+
+def _add_transcribe(commands: Any) -> None:
+    parser = _add_command(
+        commands, "transcribe", transcribe, "transcribe recordings without a daemon"
+    )
+    _add_config_options(parser)
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    parser.add_argument("--json", action="store_true", help="one JSON object an utterance")
+    parser.add_argument(
+        "--whole-file", action="store_true",
+        help="skip the voice detector and take the first 30 s as one utterance",
+    )  # fmt: skip
+
+
+def _add_build(commands: Any) -> None:
+    parser = _add_command(commands, "build", build, "turn a Whisper checkpoint into an engine")
+    parser.add_argument("checkpoint", type=Path, help="OpenAI-format .pt file")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="engine folder")
+    parser.add_argument("--backend", choices=["onnx"], default="onnx")
+    parser.add_argument("--precision", choices=["fp32", "int8"], default="fp32")
+    parser.add_argument("--name", help="model name that clients see (default: the file's)")
+    parser.add_argument(
+        "--tokenizer", type=Path, metavar="FILE",
+        help="ranks in tiktoken format, for models that do not use OpenAI's",
+    )  # fmt: skip
+    parser.add_argument(
+        "--keep-checkpoint", action="store_true",
+        help="copy the checkpoint into the folder and read the weights from it (fp32 only)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--threshold", action="append", default=[], metavar="NAME=VALUE",
+        help="default of a [transcription] threshold for this model; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="replace an engine folder")
+
+
+def _add_devices(commands: Any) -> None:
+    parser = _add_command(commands, "devices", devices, "list microphones and speakers")
+    parser.add_argument("--json", action="store_true", help="one JSON object a device")
+
+
+def _add_check_config(commands: Any) -> None:
+    parser = _add_command(
+        commands, "check-config", check_config,
+        "check a configuration and its engine without opening a device",
+    )  # fmt: skip
+    parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help="default: no file")
+    parser.add_argument("--json", action="store_true", help="print the settings as JSON")
+
+
+def transcribe(options: argparse.Namespace) -> int:
+    """`duplex-asr transcribe`: goes on with the next file when one cannot be read."""
+    from duplex_asr.asr.engines import find_engine, load_engine
+    from duplex_asr.asr.transcriber import Transcriber
+    from duplex_asr.config import load_config
+    from duplex_asr.offline import as_json, as_line, transcribe_file, transcribe_whole_file
+
+    overrides = _overrides(options, engine="engine.path", threads="engine.threads")
+    config = load_config(options.config, overrides)
+    engine = load_engine(find_engine(config.engine.path), config.engine.threads)
+    transcriber = Transcriber(engine, config.transcription)
+    exit_code = 0
+    for path in options.files:
+        try:
+            if options.whole_file:
+                transcripts = iter([transcribe_whole_file(path, transcriber)])
+            else:
+                transcripts = transcribe_file(path, transcriber, config)
+            if not options.json and len(options.files) > 1:
+                print(f"{path}:", flush=True)
+            for transcript in transcripts:
+                if options.json:
+                    line = json.dumps(as_json(path, transcript), ensure_ascii=False)
+                else:
+                    line = as_line(transcript)
+                print(line, flush=True)
+        except AudioError as error:
+            print(f"duplex-asr: {error}", file=sys.stderr)
+            exit_code = error.exit_code
+    engine.close()
+    return exit_code
+
+
+def build(options: argparse.Namespace) -> int:
+    """`duplex-asr build`."""
+    from duplex_asr.asr.export.build import build_onnx_engine
+
+    def report(stage: str) -> None:
+        print(f"  {stage} ...", file=sys.stderr, flush=True)
+
+    manifest = build_onnx_engine(
+        options.checkpoint,
+        options.output,
+        options.precision,
+        name=options.name,
+        tokenizer_path=options.tokenizer,
+        keep_checkpoint=options.keep_checkpoint,
+        overwrite=options.overwrite,
+        decoding=_parse_thresholds(options.threshold),
+        report=report,
+    )
+    num_bytes = sum(entry["bytes"] for entry in manifest.files.values())
+    print(
+        f"{options.output}: {manifest.name}, {manifest.precision}, {num_bytes / 1e6:.1f} MB; "
+        f"try it with `duplex-asr transcribe --engine {options.output} FILE`"
+    )
+    return 0
+
+
+def _parse_thresholds(texts: Sequence[str]) -> dict[str, float]:
+    from duplex_asr.asr.transcriber import USUAL_THRESHOLDS
+
+    thresholds = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            thresholds[name] = float(value)
+        except ValueError:
+            raise ConfigError(f"--threshold {text}: write NAME=NUMBER") from None
+        if name not in USUAL_THRESHOLDS:
+            raise ConfigError(f"--threshold {name}: names are {', '.join(USUAL_THRESHOLDS)}")
+    return thresholds
+
+
+def devices(options: argparse.Namespace) -> int:
+    """`duplex-asr devices`."""
+    from dataclasses import asdict
+
+    from duplex_asr.audio.devices import list_devices
+
+    found = list_devices()
+    if options.json:
+        for device in found:
+            print(json.dumps(asdict(device), ensure_ascii=False))
+        return 0
+    for title, channels, is_default in (
+        ("microphones", "input_channels", "is_default_input"),
+        ("speakers", "output_channels", "is_default_output"),
+    ):
+        print(f"{title}:")
+        for device in found:
+            if getattr(device, channels):
+                mark = "*" if getattr(device, is_default) else " "
+                print(f" {mark} {device.name}  ({device.default_rate} Hz)")
+    if not any(device.input_channels for device in found):
+        print("no microphone: connect one, or see `arecord -l` and the group `audio`")
+    else:
+        print('use one with `duplex-asr serve --source "microphone:NAME"`; * is the default')
+    return 0
+
+
+def check_config(options: argparse.Namespace) -> int:
+    """`duplex-asr check-config`."""
+    from dataclasses import asdict
+
+    from duplex_asr.asr.engines import find_engine
+    from duplex_asr.asr.manifest import check_files, read_manifest
+    from duplex_asr.config import load_config
+
+    config = load_config(options.file)
+    folder = find_engine(config.engine.path)
+    manifest = read_manifest(folder)
+    check_files(folder, manifest)
+    if options.json:
+        print(json.dumps(asdict(config), indent=2))
+    else:
+        what = options.file or "the default configuration"
+        print(f"{what}: good; engine {folder} ({manifest.name}, {manifest.precision}): whole")
+    return 0
+
+
+def serve(options: argparse.Namespace) -> int:
+    """`duplex-asr serve`: signals are caught before anything that takes time."""
+    from duplex_asr.stop_signals import StopSignals
+
+    with StopSignals() as signals:
+        import logging
+
+        from duplex_asr.config import load_config
+        from duplex_asr.daemon import ServeOptions
+        from duplex_asr.serve import serve as run_daemon
+
+        logging.basicConfig(
+            level=logging.DEBUG if options.verbose else logging.INFO,
+            format="%(levelname)s %(name)s: %(message)s",
+        )
+        overrides = _overrides(
+            options, engine="engine.path", threads="engine.threads", source="audio.source",
+            realtime="audio.realtime", runtime_dir="service.runtime_dir",
+        )  # fmt: skip
+        config = load_config(options.config, overrides)
+        serve_options = ServeOptions(
+            exit_at_end=options.exit_at_end, wait_for_listener=options.wait_for_listener
+        )
+        return run_daemon(config, serve_options, signals)
+
+
+def listen(options: argparse.Namespace) -> int:
+    """`duplex-asr listen`."""
+    from duplex_asr.config import load_config
+    from duplex_asr.service.live_view import listen as show_events
+    from duplex_asr.service.runtime_dir import EVENTS_SOCKET, find_runtime_dir
+
+    overrides = _overrides(options, runtime_dir="service.runtime_dir")
+    config = load_config(options.config, overrides)
+    return show_events(find_runtime_dir(config.service.runtime_dir) / EVENTS_SOCKET, options.json)
