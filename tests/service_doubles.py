@@ -130,6 +130,10 @@ class ScriptedSource:
         """Pieces of sound, and the end, that nobody has taken yet."""
         return self._sound.qsize()
 
+    def until_heard(self) -> None:
+        """Wait until all sound so far went through the daemon's endpointer."""
+        self._sound.join()
+
     def end(self, error: Exception | None = None) -> None:
         self._sound.put(error)
 
@@ -140,6 +144,7 @@ class ScriptedSource:
         cutter = FrameCutter()
         while isinstance(sound := self._sound.get(), np.ndarray):
             yield from cutter.push(sound)
+            self._sound.task_done()
         if sound is not None:
             raise sound
 

@@ -21,14 +21,15 @@ CLEAR_LINE = "\r\x1b[K"
 BOLD, DIM, RED, GREEN, PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[32m", "\x1b[0m"
 
 
-def listen(path: Path) -> int:
+def listen(path: Path, as_json: bool = False) -> int:
     """Show the events of the daemon at `path` on standard output until it stops; the exit code.
 
+    as_json: lines of JSON on a terminal, too.
     Raises ServiceError if no daemon is there, or if it ends the connection without stopping.
     """
     try:
         with EventReader(path) as reader:
-            if sys.stdout.isatty():
+            if sys.stdout.isatty() and not as_json:
                 last_state = show_live(reader, sys.stdout)
             else:
                 last_state = copy_lines(reader, sys.stdout.buffer)

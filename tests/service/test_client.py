@@ -17,7 +17,7 @@ def test_events_are_dicts_from_the_first_state_to_the_end_of_the_daemon(tmp_path
         room = Room(tmp_path / "run")
         async with room.running():
             events = await asyncio.to_thread(read_events, room.runtime_dir.events_path)
-            kinds = []
+            kinds: list[str] = []
             while True:
                 event = await asyncio.to_thread(next, events, None)
                 if event is None:

@@ -40,7 +40,7 @@ REJECTED = events.UtteranceRejected(
     text="uh",
     language="en",
 )
-ALL = [
+ALL: list[events.Event] = [
     events.VoiceStarted("microphone", "u7", 1230),
     VOICE_STOPPED,
     TRANSCRIPT,

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pty
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -33,8 +35,6 @@ def plain(text: str) -> str:
 
 
 def as_dict(event: events.Event) -> dict[str, object]:
-    import json
-
     record: dict[str, object] = json.loads(events.encode(event, 1))
     return record
 
@@ -83,8 +83,6 @@ class OneShotServer:
     """Accepts one reader; what it gets is up to the test."""
 
     def __init__(self, path: Path) -> None:
-        import socket
-
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.bind(str(path))
         self._socket.listen()
@@ -93,7 +91,7 @@ class OneShotServer:
     def __enter__(self) -> OneShotServer:
         return self
 
-    def accept(self):  # type: ignore[no-untyped-def]
+    def accept(self) -> socket.socket:
         return self._socket.accept()[0]
 
     def __exit__(self, *exc_info: object) -> None:
