@@ -1,0 +1,50 @@
+# `make demo` and `make test` need Linux, Python 3.10 or newer with its venv module, and a package
+# index; everything is installed into a private virtual environment.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+# For CI: a file of version pins, see tests/oldest-pins.txt.
+CONSTRAINT ?=
+PIP = $(BIN)/python -m pip install -q --disable-pip-version-check $(if $(CONSTRAINT),-c $(CONSTRAINT))
+
+.PHONY: demo test reference lint clean
+
+# The real daemon hears a bundled recording; its transcripts arrive over the socket.
+demo: $(VENV)/.base
+	$(BIN)/python engines/demo/demo.py
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not reference" $(PYTEST_ARGS)
+
+# Comparison with openai-whisper on the same weights; it brings torch.
+reference: $(VENV)/.reference
+	$(BIN)/python -m pytest -m reference $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# A stamp for each set of packages, so that a second call installs nothing.
+$(VENV)/.base: $(BIN)/python setup.cfg
+	@echo "Installing into $(VENV) (once, about a minute) ..."
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/python setup.cfg
+	@echo "Installing the test tools into $(VENV) (once) ..."
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+# Without its dependencies, since openai-whisper would bring a GPU compiler that nothing here needs.
+$(VENV)/.reference: $(VENV)/.dev
+	@echo "Installing torch and openai-whisper into $(VENV) (once) ..."
+	$(PIP) 'torch>=2.4' more-itertools numba tqdm
+	$(PIP) --no-deps openai-whisper==20250625
+	@touch $@
