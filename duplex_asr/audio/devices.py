@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import logging
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -22,6 +24,9 @@ BLOCK_MS = 20  # what one callback brings: few wake-ups, and little delay
 # gone. Some take their time for the first one.
 LOST_AFTER_S = 3.0
 START_TIMEOUT_S = 15.0
+CLOSE_TIMEOUT_S = 0.5
+
+logger = logging.getLogger(__name__)
 
 
 def list_devices() -> list[Device]:
@@ -119,7 +124,17 @@ class MicrophoneSource:
             return
         self._is_closed = True
         self._ready.set()
-        self._stream.close(ignore_errors=True)
+        # The one thread outside the daemon: when a PulseAudio server dies, its client library can
+        # deadlock, and then closing would never return. It must not take the program with it.
+        closing = threading.Thread(
+            target=self._stream.close, kwargs={"ignore_errors": True}, daemon=True
+        )
+        closing.start()
+        closing.join(CLOSE_TIMEOUT_S)
+        if closing.is_alive():
+            logger.warning("microphone %r does not close: it is left open", self.device.name)
+            # PortAudio would wait for this stream when the program exits.
+            atexit.unregister(self._portaudio._exit_handler)
 
     def _choose_format(self, device: Device) -> tuple[int, int]:
         """The rate and number of channels to open the device with: the cheapest that it takes."""

@@ -30,24 +30,29 @@ class Capture:
     samples: np.ndarray
     report: dict
 
-    def finish(self, output: Path) -> None:
-        stdout, _ = self.process.communicate(timeout=30)
+    def finish(self, output: Path, ends_itself: bool) -> None:
+        if not ends_itself:
+            self.process.stdin.close()
+        self.report = json.loads(self.process.stdout.readline())
         self.samples = np.load(output)
-        self.report = json.loads(stdout)
 
 
 @contextmanager
-def capturing(card: SoundCard, output: Path, *options: str):
-    """Capture the card's microphone while the block runs."""
-    process = subprocess.Popen(
+def capturing(card: SoundCard, output: Path, *options: str, ends_itself: bool = False):
+    """Capture the card's microphone while the block runs, or until the capture ends itself."""
+    with subprocess.Popen(
         [sys.executable, "-m", "tests.audio.capture", str(output), *options],
         env=card.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         cwd=Path(__file__).parents[2],
-    )  # fmt: skip
-    capture = Capture(process, np.zeros(0), {})
-    assert process.stdout.readline() == "capturing\n"
-    yield capture
-    capture.finish(output)
+    ) as process:  # fmt: skip
+        capture = Capture(process, np.zeros(0), {})
+        try:
+            assert process.stdout.readline() == "capturing\n"
+            yield capture
+            capture.finish(output, ends_itself)
+            assert process.wait(timeout=10) == 0
+        finally:
+            process.kill()
 
 
 def run_python(card: SoundCard, program: str) -> subprocess.CompletedProcess:
@@ -130,7 +135,7 @@ def test_a_microphone_that_goes_away_ends_the_frames_with_an_error(tmp_path):
     if reason := missing_programs():
         pytest.skip(reason)
     with open_sound_card(tmp_path) as card:
-        with capturing(card, tmp_path / "heard.npy") as capture:
+        with capturing(card, tmp_path / "heard.npy", ends_itself=True) as capture:
             card.unplug()
     assert "microphone 'default' was lost: check that it is plugged in" in capture.report["error"]
     assert capture.report["positions_are_whole"]
