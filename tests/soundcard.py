@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ctypes.util import find_library
 from dataclasses import dataclass
 from pathlib import Path
 
+APT_PACKAGES = "pulseaudio pulseaudio-utils libasound2-plugins libportaudio2"
+ALSA_PLUGINS = (
+    "/usr/lib/*/alsa-lib/libasound_module_pcm_pulse.so",
+    "/usr/lib*/alsa-lib/libasound_module_pcm_pulse.so",
+)
 STARTUP_TIMEOUT_S = 20
 MODULES = """
 .fail
@@ -54,8 +61,12 @@ class SoundCard:
 def missing_programs() -> str:
     """The reason why there can be no sound card here, or an empty text."""
     missing = [name for name in ("pulseaudio", "pactl", "paplay") if shutil.which(name) is None]
+    if find_library("portaudio") is None:
+        missing.append("libportaudio")
+    if not any(glob.glob(pattern) for pattern in ALSA_PLUGINS):
+        missing.append("the ALSA plugin for PulseAudio")
     if missing:
-        return f"{', '.join(missing)} not found: apt install pulseaudio libasound2-plugins"
+        return f"{', '.join(missing)} not found: apt install {APT_PACKAGES}"
     return ""
 
 

@@ -56,6 +56,11 @@ def test_sentences_are_heard_nearly_whole(shared_data, detector):
         assert heard > 0.85 * 10 * len(frames), path.name
 
 
+def test_very_quiet_recordings_are_heard(shared_data):
+    for path in recordings(shared_data / "utterances/fleurs"):  # down to -67 dBFS
+        assert listen(FileSource(path, realtime=False).frames()), path.name
+
+
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_nobody_is_heard_in_exact_silence(detector):
     assert listen(cut(np.zeros(16_000 * 20, np.float32)), detector) == []
