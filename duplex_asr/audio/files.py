@@ -62,9 +62,9 @@ class FileSource:
                 due = started + num_read / rate
                 if self._realtime and self._closed.wait(due - time.monotonic()):
                     return
-                samples, num_bad = zero_nonfinite(mix_to_mono(block))
+                block, num_bad = zero_nonfinite(block)
                 self.num_nonfinite += num_bad
-                yield from cutter.push(resampler.push(samples))
+                yield from cutter.push(resampler.push(mix_to_mono(block)))
             if not self._closed.is_set():
                 yield from cutter.push(resampler.flush())
                 yield from cutter.flush()

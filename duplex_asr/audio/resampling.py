@@ -14,6 +14,7 @@ MIN_RATE, MAX_RATE = 4_000, 384_000
 MAX_CHANNELS = 32
 INTEGER_WIDTHS = (1, 2, 3, 4)
 FLOAT_WIDTHS = (4, 8)
+MAX_LEVEL = 1e6  # full scale is 1; some programs write floats in the range of 16-bit integers
 
 
 def check_pcm_format(rate: int, width: int, channels: int, is_float: bool = False) -> None:
@@ -49,8 +50,15 @@ def pcm_to_samples(data: bytes, width: int, channels: int, is_float: bool = Fals
     width: bytes a sample; 1 is unsigned as in WAV files, 3 is packed; with `is_float` 4 or 8.
     len(data) must be a multiple of `width * channels` (PcmStream takes care of that).
     """
+    return mix_to_mono(_pcm_values(data, width, is_float).reshape(-1, channels))
+
+
+def _pcm_values(data: bytes, width: int, is_float: bool) -> Samples:
+    """The values in the order they lie in, whatever channel they belong to."""
+    values: Samples
     if is_float:
-        values = np.frombuffer(data, "<f4" if width == 4 else "<f8").astype(np.float32)
+        with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is seen to later
+            values = np.frombuffer(data, "<f4" if width == 4 else "<f8").astype(np.float32)
     elif width == 1:
         values = (np.frombuffer(data, np.uint8).astype(np.float32) - 128.0) / 128.0
     elif width == 3:
@@ -61,14 +69,17 @@ def pcm_to_samples(data: bytes, width: int, channels: int, is_float: bool = Fals
     else:
         integers = np.frombuffer(data, "<i2" if width == 2 else "<i4")
         values = integers.astype(np.float32) / np.float32(2.0 ** (8 * width - 1))
-    return mix_to_mono(values.reshape(-1, channels))
+    return values
 
 
 def zero_nonfinite(samples: Samples) -> tuple[Samples, int]:
-    """Return the samples with every NaN and infinity replaced by 0, and how many there were."""
-    finite = np.isfinite(samples)
-    num_bad = int(samples.size - np.count_nonzero(finite))
-    return (np.where(finite, samples, np.float32(0)) if num_bad else samples), num_bad
+    """Return the samples with every NaN and infinity replaced by 0, and how many there were.
+
+    So are values so large that sums of them would be infinite: they are damage, and no sound.
+    """
+    is_sound = np.abs(samples) <= MAX_LEVEL
+    num_bad = int(samples.size - np.count_nonzero(is_sound))
+    return (np.where(is_sound, samples, np.float32(0)) if num_bad else samples), num_bad
 
 
 class Resampler:
@@ -126,11 +137,11 @@ class PcmStream:
         joined = self._rest + data
         num_whole = len(joined) - len(joined) % (self.width * self.channels)
         self._rest = joined[num_whole:]
-        samples = pcm_to_samples(joined[:num_whole], self.width, self.channels, self.is_float)
+        values = _pcm_values(joined[:num_whole], self.width, self.is_float)
         if self.is_float:
-            samples, num_bad = zero_nonfinite(samples)
+            values, num_bad = zero_nonfinite(values)
             self.num_nonfinite += num_bad
-        return self._resampler.push(samples)
+        return self._resampler.push(mix_to_mono(values.reshape(-1, self.channels)))
 
     def flush(self) -> Samples:
         """Return the last samples; an incomplete one is dropped and counted."""

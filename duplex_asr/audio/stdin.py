@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from duplex_asr.audio.resampling import PcmStream, check_pcm_format
 from duplex_asr.audio.wav import WavHeader
 from duplex_asr.errors import AudioError, ConfigError
 
+STDIN_FD = 0
 READ_BYTES = 65_536
 # FLAC and OGG are decoded only when all of it has arrived; this much may wait in a temporary file.
 MAX_COMPRESSED_BYTES = 512 * 1024 * 1024
@@ -60,11 +60,11 @@ class StdinSource:
     is_live = False
     num_overflows = 0
 
-    def __init__(self, raw_format: RawFormat, fd: int | None = None) -> None:
+    def __init__(self, raw_format: RawFormat, fd: int = STDIN_FD) -> None:
         check_pcm_format(raw_format.rate, raw_format.width, raw_format.channels)
         self.name = "stdin:"
         self._raw_format = raw_format
-        self._fd = sys.stdin.fileno() if fd is None else fd
+        self._fd = fd
         self._lock = threading.Lock()
         self._is_started = False
         self._is_closed = False
@@ -171,10 +171,10 @@ class StdinSource:
 
     def _read(self) -> bytes:
         """Wait for input; no bytes at its end or after `close`."""
-        ready, _, _ = select.select([self._fd, self._wake_read], [], [])
-        if self._wake_read in ready:
-            return b""
         try:
+            ready, _, _ = select.select([self._fd, self._wake_read], [], [])
+            if self._wake_read in ready:
+                return b""
             return os.read(self._fd, READ_BYTES)
         except OSError as exc:
             raise AudioError(f"standard input cannot be read: {exc.strerror}") from exc

@@ -83,6 +83,14 @@ def test_nonfinite_samples_become_silence_and_are_counted(recording):
     assert source.num_nonfinite == 3
 
 
+def test_infinities_of_both_signs_in_two_channels_become_silence(recording):
+    samples = np.full((1_600, 2), np.inf, "f4")
+    samples[:, 1] = -np.inf
+    source = FileSource(recording(samples, subtype="FLOAT"), realtime=False)
+    assert not read_all(source).any()
+    assert source.num_nonfinite == 3_200
+
+
 def test_a_recording_of_a_pipe_with_unknown_length_is_whole(recording):
     path = recording(tone(16_000, 0.1))
     content = bytearray(path.read_bytes())

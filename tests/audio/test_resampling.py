@@ -79,6 +79,16 @@ def test_nonfinite_samples_become_zero_and_are_counted():
     assert num_bad == 3
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300, -3e38])
+@pytest.mark.parametrize("width", [4, 8])
+def test_a_float_stream_with_damaged_samples_goes_on(bad, width):
+    with np.errstate(over="ignore"):
+        data = np.array([[bad, 0.5], [-bad, bad], [0.5, 0.5]], f"<f{width}").tobytes()
+    stream = PcmStream(16_000, width, 2, is_float=True)
+    assert stream.push(data).tolist() == [0.25, 0.0, 0.5]
+    assert stream.num_nonfinite == 3
+
+
 @given(
     sizes=st.lists(st.integers(0, 50), max_size=30),
     width=st.integers(1, 4),
