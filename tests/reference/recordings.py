@@ -13,3 +13,8 @@ def read_recording(path: Path) -> np.ndarray:
     """All samples of a recording, float32, shape = (n,)."""
     source = FileSource(path, realtime=False)
     return np.concatenate([frame.samples for frame in source.frames()])
+
+
+def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Norm of the difference over the norm of the reference."""
+    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))

@@ -18,7 +18,7 @@ from duplex_asr.asr.engines.onnx import OnnxEngine  # noqa: E402
 from duplex_asr.asr.export.build import build_onnx_engine  # noqa: E402
 from duplex_asr.asr.mel import log_mel_spectrogram  # noqa: E402
 from duplex_asr.asr.tokenizer import Tokenizer, bundled_ranks, read_ranks  # noqa: E402
-from tests.reference.recordings import read_recording  # noqa: E402
+from tests.reference.recordings import read_recording, relative_error  # noqa: E402
 from tests.reference.whisper_models import save_random_checkpoint  # noqa: E402
 
 MODELS = ["tiny.en", "base.en"]
@@ -59,10 +59,6 @@ def models(seeds: Iterable[int]) -> pytest.MarkDecorator:
 @pytest.fixture(scope="module")
 def mel(shared_data: Path) -> np.ndarray:
     return log_mel_spectrogram(read_recording(shared_data / "utterances" / "jfk.flac"))
-
-
-def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
-    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
 
 
 @pytest.mark.parametrize("n_mels", [80, 128])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from onnx import TensorProto
 
 from duplex_asr.asr.checkpoint import Checkpoint
@@ -60,33 +61,34 @@ class FloatWeights:
 class Int8Weights(FloatWeights):
     """Matrix products in 8 bits: weights per output channel, activations per matrix as they come.
 
-    Weights use 7 of the 8 bits: without VNNI an x86 processor adds two products of 8 x 8 bits in
-    16 bits and would saturate, so that the same engine would answer differently on an older machine
-    (onnxruntime's quantisation guide, `reduce_range`).
+    Weights are stored as uint8 with their zero at 128. As int8 they would be as exact, but an x86
+    processor without VNNI then adds two products in 16 bits and saturates without a word, so that
+    the same engine would answer differently on an older machine; with uint8 onnxruntime widens
+    first and is as fast.
     """
 
-    MAX_WEIGHT = 63
+    ZERO = 128
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)
         # (graph, activation) -> its quantised form, which query, key and value share
         self._activations: dict[tuple[int, str], list[str]] = {}
 
-    def _quantise(self, name: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """weight [out, in] -> int8 [out, in] and float32 scale [out]."""
+    def _quantise(self, name: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+        """weight [out, in] -> uint8 [out, in] and float32 scale [out]."""
         weight = self._checkpoint.weight(name)
-        scale = np.maximum(np.abs(weight).max(axis=1), 1e-8) / self.MAX_WEIGHT
-        return np.rint(weight / scale[:, None]).astype(np.int8), scale.astype(np.float32)
+        scale = np.maximum(np.abs(weight).max(axis=1), 1e-8) / 127
+        return (np.rint(weight / scale[:, None]) + self.ZERO).astype(np.uint8), scale
 
     def linear(self, graph: Graph, x: str, name: str, bias: str | None) -> str:
         weight, scale = self._quantise(name)
         key = (id(graph), x)
         if key not in self._activations:
             self._activations[key] = graph.node_with_outputs("DynamicQuantizeLinear", 3, x)
-        x_int8, x_scale, x_zero = self._activations[key]
-        product = graph.node(
-            "MatMulInteger", x_int8, graph.weight(f"{name}.int8", weight.T), x_zero
-        )
+        x_uint8, x_scale, x_zero = self._activations[key]
+        stored = graph.weight(f"{name}.columns", weight.T)
+        zero = graph.constant(self.ZERO, np.uint8)
+        product = graph.node("MatMulInteger", x_uint8, stored, x_zero, zero)
         product = graph.node("Cast", product, to=FLOAT)
         both_scales = graph.node("Mul", x_scale, graph.weight(f"{name}.scale", scale))
         product = graph.node("Mul", product, both_scales)
@@ -95,8 +97,9 @@ class Int8Weights(FloatWeights):
     def embedding(self, graph: Graph, name: str, tokens: str) -> str:
         weight, scale = self._quantise(name)
         rows = graph.node("Gather", graph.weight(f"{name}.rows", weight), tokens)
-        scales = graph.node("Gather", graph.weight(f"{name}.scale", scale), tokens)
         rows = graph.node("Cast", rows, to=FLOAT)
+        rows = graph.node("Sub", rows, graph.constant(self.ZERO, np.float32))
+        scales = graph.node("Gather", graph.weight(f"{name}.scale", scale), tokens)
         return graph.node("Mul", rows, graph.node("Unsqueeze", scales, graph.constant([1])))
 
 
