@@ -20,7 +20,7 @@ from wyoming.event import Event, async_read_event
 from duplex_asr.asr.engine import ShouldStop
 from duplex_asr.asr.transcript import Transcript
 from duplex_asr.audio.frames import Frame, FrameCutter, Samples
-from duplex_asr.daemon import Daemon, LoadedSpeech, ServeOptions
+from duplex_asr.daemon import Daemon, LoadedSpeech, NewId, ServeOptions
 from duplex_asr.hearing.endpointer import Endpointer, EndpointerConfig
 from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.service.control_session import RecognizerInfo
@@ -149,7 +149,7 @@ class ScriptedSource:
             raise sound
 
 
-def new_endpointer(new_id: Callable[[], str]) -> Endpointer:
+def new_endpointer(new_id: NewId) -> Endpointer:
     return Endpointer(LoudnessDetector(), ENDPOINTING, new_id)
 
 
@@ -164,6 +164,7 @@ class Room:
         options: ServeOptions = ServeOptions(),  # noqa: B008 - frozen
         service: ServiceConfig = ServiceConfig(),  # noqa: B008 - frozen
         load_speech: Callable[[], LoadedSpeech] | None = None,
+        new_endpointer: Callable[[NewId], Endpointer] = new_endpointer,
     ) -> None:
         self.source = ScriptedSource(is_live)
         self.speech = ToneSpeech()

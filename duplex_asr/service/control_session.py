@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -101,15 +101,6 @@ class ControlSession:
         self._request = _Request()
         self._reply: asyncio.Task[None] | None = None
         self._replying: Recognition | None = None
-        self._handlers = {
-            "describe": self._describe,
-            "ping": self._ping,
-            "transcribe": self._transcribe,
-            "audio-start": self._audio_start,
-            "audio-chunk": self._audio_chunk,
-            "audio-stop": self._audio_stop,
-            "synthesize": self._synthesize,
-        }
 
     @property
     def is_busy(self) -> bool:
@@ -119,12 +110,12 @@ class ControlSession:
 
     async def handle(self, event: Event) -> None:
         """Answer one event; types that are not ours are ignored, as the protocol asks."""
-        handler = self._handlers.get(event.type)
+        handler = _HANDLERS.get(event.type)
         if handler is None:
             logger.debug("%s sent %s, which is ignored", self._client, event.type)
             return
         try:
-            await handler(event)
+            await handler(self, event)
         except RecognitionError as error:
             self._refuse(error)
 
@@ -138,6 +129,7 @@ class ControlSession:
         self._abandon_recording()
         if self._replying is not None:
             self._replying.cancel()
+            self._replying = None
         if self._reply is not None:
             self._reply.cancel()
 
@@ -206,7 +198,7 @@ class ControlSession:
             return
         await self._wait_for_reply()
         self._replying = request.recognition
-        self._reply = asyncio.create_task(self._send_transcript(request.recognition))
+        self._reply = asyncio.create_task(self._send_transcript())
 
     async def _synthesize(self, event: Event) -> None:
         self._send(Error("this daemon has no voice engine", "no-voice-engine").event())
@@ -220,12 +212,14 @@ class ControlSession:
     async def _send_info(self) -> None:
         self._send(describe_program(await self._recognizer.info()))
 
-    async def _send_transcript(self, recognition: Recognition | None) -> None:
+    async def _send_transcript(self) -> None:
         try:
-            text = await recognition.finish() if recognition is not None else ""
+            text = await self._replying.finish() if self._replying is not None else ""
         except RecognitionError as error:
             self._send(Error(error.text, error.code).event())
             return
+        finally:
+            self._replying = None  # and with it its voice detector, which is not small
         info = await self._recognizer.info()
         reply = Transcript(text).event()
         reply.data["language"] = info.languages[0]  # older `wyoming` has no such argument
@@ -235,7 +229,7 @@ class ControlSession:
         """One request at a time: the reply to the previous one goes first."""
         if self._reply is not None:
             await self._reply
-            self._reply = self._replying = None
+            self._reply = None
 
     def _refuse(self, error: RecognitionError) -> None:
         """Answer with an error; what still comes of this recording is ignored."""
@@ -248,6 +242,17 @@ class ControlSession:
             logger.info("%s left a recording unfinished", self._client)
             self._request.recognition.cancel()
             self._request.recognition = None
+
+
+_HANDLERS: dict[str, Callable[[ControlSession, Event], Awaitable[None]]] = {
+    "describe": ControlSession._describe,
+    "ping": ControlSession._ping,
+    "transcribe": ControlSession._transcribe,
+    "audio-start": ControlSession._audio_start,
+    "audio-chunk": ControlSession._audio_chunk,
+    "audio-stop": ControlSession._audio_stop,
+    "synthesize": ControlSession._synthesize,
+}
 
 
 @dataclass
