@@ -1,0 +1,55 @@
+"""The examples in docs/protocol.md are what the code reads and writes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from duplex_asr.service import control_session, events, wyoming_wire
+from duplex_asr.service.wyoming_wire import WyomingParser
+
+PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
+MESSAGES = re.findall(r'^(?:[<>] )?(\{"type": ".*data_length.*)$', PAGE, re.MULTILINE)
+EVENTS = [
+    line
+    for block in re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
+    for line in block.replace(",\n ", ", ").splitlines()
+]
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_a_message_on_the_page_has_the_right_lengths(message: str) -> None:
+    data = message.replace("\\n", "\n").encode()
+    data = re.sub(rb"<(\d+) bytes>$", lambda match: b"\0" * int(match[1]), data)
+    parser = WyomingParser()
+    assert len(list(parser.feed(data))) == 1
+    assert not parser.is_mid_message
+
+
+@pytest.mark.parametrize("line", EVENTS)
+def test_an_event_on_the_page_is_an_event(line: str) -> None:
+    event, _ = events.decode(line)
+    assert event is not None
+    assert events.decode(events.encode(event, 1)) == (event, 1)
+
+
+def test_every_error_code_in_the_code_is_on_the_page() -> None:
+    service = Path(events.__file__).parent
+    sources = [*service.glob("*.py"), service.parent / "daemon.py"]
+    text = "".join(path.read_text() for path in sources)
+    codes = set(
+        re.findall(r'(?:Error|on_failure|_failure|send_error)\(\s*(?:job, )?"([a-z-]+)"', text)
+    )
+    assert {"bad-length", "queue-full", "format-changed", "source-lost"} <= codes
+    assert {code for code in codes if f"`{code}`" not in PAGE} == set()
+
+
+def test_the_limits_on_the_page_are_those_of_the_code() -> None:
+    kib = {
+        name: getattr(wyoming_wire, name) // 1024 for name in dir(wyoming_wire) if "_BYTES" in name
+    }
+    assert kib == {"MAX_HEADER_BYTES": 64, "MAX_DATA_BYTES": 1024, "MAX_PAYLOAD_BYTES": 1024}
+    assert control_session.PROGRAM_NAME == "duplex-asr"
+    assert f"{events.MAX_LINE_BYTES // 1024} KiB" in PAGE
