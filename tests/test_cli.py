@@ -147,7 +147,11 @@ def test_a_signal_ends_transcribing_without_a_traceback(
 ) -> None:
     command = [sys.executable, "-m", "duplex_asr", "transcribe", "--engine", str(engine),
                "--whole-file", *[str(recording)] * 2000]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A shell that runs the tests in the background has made them ignore SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
     assert process.stdout is not None
     process.stdout.readline()
     process.send_signal(number)
