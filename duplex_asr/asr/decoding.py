@@ -5,7 +5,8 @@ The rules are those of openai/whisper's `decoding.py` at temperature 0 without t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import abc
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,44 +14,56 @@ import numpy.typing as npt
 from duplex_asr.asr.engine import DecodeEnd, Decoding, ShouldStop
 from duplex_asr.asr.tokenizer import Tokenizer
 
-NextLogits = Callable[[Sequence[int]], npt.NDArray[np.float32]]
-"""Appends tokens (n) to the sequence and returns their logits, shape = (n, n_vocab)."""
-
 MAX_PATTERN_TOKENS = 16  # the longest phrase whose repetition is looked for
 MIN_REPEATED_TOKENS = 24  # "nine nine nine nine" is a phone number, 24 tokens of it are not
 MIN_REPEATS = 4
 
 
+class Sequence(Protocol):
+    """The tokens so far, as their self-attention keys and values."""
+
+    def advance(self, tokens: abc.Sequence[int]) -> npt.NDArray[np.float32]:
+        """Append tokens (n) and return the logits after each, shape = (n, n_vocab)."""
+        ...
+
+    def truncate(self, num_tokens: int) -> None:
+        """Forget all but the first tokens."""
+        ...
+
+
 def greedy_decode(
-    next_logits: NextLogits,
+    sequence: Sequence,
     tokenizer: Tokenizer,
-    prompt: Sequence[int],
+    prompt: abc.Sequence[int],
     max_new_tokens: int,
+    *,
+    draft: abc.Sequence[int] = (),
     should_stop: ShouldStop | None = None,
     stop_on_repetition: bool = True,
 ) -> Decoding:
     """Take the most probable allowed token until the end token or a limit.
 
-    `should_stop` is asked before every step; a stopped decoding keeps the tokens it has.
+    draft: tokens that are probably right, such as those of the same utterance a moment ago. They
+    are looked at in one pass with the prompt and kept as far as they are what greedy decoding
+    chooses, so that the result is the same with any draft (Leviathan et al., 2023, at temperature
+    0).
+    should_stop: asked before every step; a stopped decoding keeps the tokens it has.
     """
-    suppressed = np.array(tokenizer.suppressed_tokens)
-    blank = np.array(tokenizer.blank_tokens)
-    tokens: list[int] = []
-    logprobs: list[float] = []
-
     if should_stop is not None and should_stop():
         return Decoding((), (), 0.0, "stopped")
-    logits = next_logits(prompt)
+    draft = draft[:max_new_tokens]
+    logits = sequence.advance([*prompt, *draft])
     start = list(prompt).index(tokenizer.sot)
     no_speech_prob = float(np.exp(_log_softmax(logits[start])[tokenizer.no_speech]))
+    next_logits = logits[len(prompt) - 1]
+    after_draft = logits[len(prompt) :]  # the logits after each token of the draft
+    num_drafted = 0
+    tokens: list[int] = []
+    logprobs: list[float] = []
     end_reason: DecodeEnd = "max_tokens"
     while len(tokens) < max_new_tokens:
-        scores = logits[-1].astype(np.float32)  # a copy: the engine may own the logits
-        scores[suppressed] = -np.inf
-        if not tokens:
-            scores[blank] = -np.inf
-        token = int(scores.argmax())
-        logprobs.append(float(_log_softmax(scores)[token]))
+        token, logprob = _choose(next_logits, tokenizer, is_first=not tokens)
+        logprobs.append(logprob)
         if token == tokenizer.eot:
             end_reason = "end_token"
             break
@@ -61,9 +74,25 @@ def greedy_decode(
         if should_stop is not None and should_stop():
             end_reason = "stopped"
             break
-        if len(tokens) < max_new_tokens:
-            logits = next_logits([token])
-    return Decoding(tuple(tokens), tuple(logprobs), no_speech_prob, end_reason)
+        if num_drafted == len(tokens) - 1 < len(draft) and draft[num_drafted] == token:
+            next_logits = after_draft[num_drafted]
+            num_drafted += 1
+        elif len(tokens) < max_new_tokens:
+            sequence.truncate(len(prompt) + len(tokens) - 1)
+            next_logits = sequence.advance([token])[-1]
+    return Decoding(tuple(tokens), tuple(logprobs), no_speech_prob, end_reason, num_drafted)
+
+
+def _choose(
+    logits: npt.NDArray[np.float32], tokenizer: Tokenizer, is_first: bool
+) -> tuple[int, float]:
+    """The most probable token that is allowed, and its log-probability among those."""
+    scores = logits.astype(np.float32)  # a copy: the engine may own the logits
+    scores[tokenizer.suppressed_ids] = -np.inf
+    if is_first:
+        scores[tokenizer.blank_ids] = -np.inf
+    token = int(scores.argmax())
+    return token, float(_log_softmax(scores)[token])
 
 
 def _log_softmax(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -71,7 +100,7 @@ def _log_softmax(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return np.asarray(shifted - np.log(np.exp(shifted).sum()), np.float32)
 
 
-def repeats_itself(tokens: Sequence[int]) -> bool:
+def repeats_itself(tokens: abc.Sequence[int]) -> bool:
     """Whether the last tokens are one short pattern over and over: Whisper's loop on noise."""
     for length in range(1, MAX_PATTERN_TOKENS + 1):
         span = max(MIN_REPEATED_TOKENS, MIN_REPEATS * length)

@@ -43,6 +43,7 @@ class Decoding:
     token_logprobs: tuple[float, ...]  # one a token, plus the end token's when it was reached
     no_speech_prob: float
     end_reason: DecodeEnd
+    num_drafted: int = 0  # tokens at the start that were taken over from the draft
 
 
 class EncodedAudio(Protocol):
@@ -72,10 +73,15 @@ class SpeechEngine(Protocol):
         encoded: EncodedAudio,
         prompt: Sequence[int],
         max_new_tokens: int,
+        *,
+        draft: Sequence[int] = (),
         should_stop: ShouldStop | None = None,
         stop_on_repetition: bool = True,
     ) -> Decoding:
-        """Decode greedily after `prompt` (start-of-transcript sequence, n <= n_text_ctx)."""
+        """Decode greedily after `prompt` (start-of-transcript sequence, n <= n_text_ctx).
+
+        draft: an earlier answer to nearly the same sound; it changes the time, never the result.
+        """
         ...
 
     def close(self) -> None: ...

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import tiktoken
 
 from duplex_asr.errors import EngineError
@@ -153,6 +155,16 @@ class Tokenizer:
         names = ("translate", "transcribe", "startoftranscript", "startoflm", "startofprev")
         control = {self.special(f"<|{name}|>") for name in (*names, "nospeech")}
         return tuple(sorted({*self.non_speech_tokens, *control}))
+
+    @cached_property
+    def suppressed_ids(self) -> npt.NDArray[np.intp]:
+        """`suppressed_tokens` as an index into logits."""
+        return np.array(self.suppressed_tokens, np.intp)
+
+    @cached_property
+    def blank_ids(self) -> npt.NDArray[np.intp]:
+        """`blank_tokens` as an index into logits."""
+        return np.array(self.blank_tokens, np.intp)
 
     @cached_property
     def blank_tokens(self) -> tuple[int, ...]:

@@ -62,7 +62,10 @@ class Transcriber:
         encode_done = time.perf_counter()
         try:
             decoding = self._engine.decode(
-                encoded, self._prompt, self.max_new_tokens(utterance.audio_ms), should_stop
+                encoded,
+                self._prompt,
+                self.max_new_tokens(utterance.audio_ms),
+                should_stop=should_stop,
             )
         finally:
             encoded.release()

@@ -21,18 +21,27 @@ class Script:
     """Logits that favour one token after the other; notes what it was asked."""
 
     def __init__(self, favourites: Sequence[Sequence[int]], no_speech: float = 0.0) -> None:
-        self.favourites = favourites  # per step, in falling order of probability
+        self.favourites = favourites  # by number of tokens so far, in falling order of probability
         self.no_speech = no_speech
+        self.tokens: list[int] = []
         self.calls: list[list[int]] = []
 
-    def __call__(self, tokens: Sequence[int]) -> np.ndarray:
+    def advance(self, tokens: Sequence[int]) -> np.ndarray:
         self.calls.append(list(tokens))
         logits = np.zeros((len(tokens), N_VOCAB), np.float32)
-        logits[0, TOKENIZER.no_speech] = self.no_speech
-        step = min(len(self.calls), len(self.favourites)) - 1
-        for place, token in enumerate(self.favourites[step]):
-            logits[-1, token] = 20.0 - place
+        for row, token in enumerate(tokens):
+            self.tokens.append(token)
+            if token == TOKENIZER.sot:
+                logits[row, TOKENIZER.no_speech] = self.no_speech
+            step = min(len(self.tokens) - len(PROMPT), len(self.favourites) - 1)
+            if step >= 0:
+                for place, favourite in enumerate(self.favourites[step]):
+                    logits[row, favourite] = 20.0 - place
         return logits
+
+    def truncate(self, num_tokens: int) -> None:
+        assert num_tokens <= len(self.tokens)
+        del self.tokens[num_tokens:]
 
 
 def decode(
@@ -40,8 +49,12 @@ def decode(
     max_new_tokens: int = 50,
     should_stop: ShouldStop | None = None,
     guard: bool = True,
+    draft: Sequence[int] = (),
 ) -> Decoding:
-    return greedy_decode(script, TOKENIZER, PROMPT, max_new_tokens, should_stop, guard)
+    return greedy_decode(
+        script, TOKENIZER, PROMPT, max_new_tokens,
+        draft=draft, should_stop=should_stop, stop_on_repetition=guard,
+    )  # fmt: skip
 
 
 def test_the_most_probable_token_is_taken_until_the_end_token() -> None:
@@ -121,3 +134,40 @@ def test_nothing_short_is_a_loop(tokens: list[int]) -> None:
 @given(st.integers(30, 200))
 def test_a_text_that_never_repeats_is_no_loop(length: int) -> None:
     assert not repeats_itself(list(range(length)))
+
+
+def test_a_right_draft_takes_one_pass() -> None:
+    script = Script([[letter] for letter in b"hello"] + [[TOKENIZER.eot]])
+    decoding = decode(script, draft=list(b"hello"))
+    assert decoding.tokens == tuple(b"hello") and decoding.num_drafted == 5
+    assert script.calls == [[*PROMPT, *b"hello"]]
+
+
+def test_a_draft_is_kept_up_to_its_first_wrong_token() -> None:
+    script = Script([[letter] for letter in b"hello"] + [[TOKENIZER.eot]])
+    decoding = decode(script, draft=list(b"help!"))
+    assert decoding.tokens == tuple(b"hello") and decoding.num_drafted == 3
+    assert script.calls == [[*PROMPT, *b"help!"], [ord("l")], [ord("o")]]
+    assert script.tokens == [*PROMPT, *b"hello"], "nothing of the wrong draft is left"
+
+
+def test_a_draft_that_is_too_long_is_cut_at_the_end() -> None:
+    script = Script([[ord("h")], [ord("i")], [TOKENIZER.eot]])
+    assert decode(script, draft=list(b"history")).tokens == tuple(b"hi")
+    assert decode(Script([[letter] for letter in LETTERS]), 3, draft=LETTERS).tokens == (97, 98, 99)
+
+
+@given(
+    answer=st.lists(st.integers(97, 122), max_size=30),
+    draft=st.lists(st.integers(97, 122), max_size=40),
+    num_right=st.integers(0, 30),
+    limit=st.integers(1, 40),
+)
+def test_the_result_is_the_same_with_any_draft(
+    answer: list[int], draft: list[int], num_right: int, limit: int
+) -> None:
+    favourites = [[letter] for letter in answer] + [[TOKENIZER.eot, ord("z")]]
+    plain = decode(Script(favourites), limit)
+    drafted = decode(Script(favourites), limit, draft=[*answer[:num_right], *draft])
+    assert (drafted.tokens, drafted.end_reason) == (plain.tokens, plain.end_reason)
+    assert drafted.token_logprobs == plain.token_logprobs

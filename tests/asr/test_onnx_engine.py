@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from duplex_asr.asr.engines import load_engine
-from duplex_asr.asr.engines.onnx import OnnxEngine
+from duplex_asr.asr.engines.onnx import OnnxEncodedAudio, OnnxEngine
 from duplex_asr.asr.mel import log_mel_spectrogram
 from duplex_asr.errors import EngineError
 
@@ -17,6 +19,11 @@ def mel() -> np.ndarray:
     return log_mel_spectrogram(generator.standard_normal(40_000).astype(np.float32) * 0.1)
 
 
+@pytest.fixture(scope="module")
+def encoded(small_engine: OnnxEngine, mel: np.ndarray) -> OnnxEncodedAudio:
+    return small_engine.encode(mel)
+
+
 TOKENS = [257, 264, 104, 101, 108, 108, 111]
 
 
@@ -25,12 +32,38 @@ def test_many_tokens_at_once_give_what_one_at_a_time_gives(
 ) -> None:
     encoded = small_engine.encode(mel)
     together = small_engine.logits(encoded, TOKENS)
-    self_kv = small_engine.new_self_kv()
-    apart = np.concatenate([small_engine.step(encoded, self_kv, [token]) for token in TOKENS])
+    sequence = small_engine.new_sequence(encoded)
+    apart = np.concatenate([sequence.advance([token]) for token in TOKENS])
     np.testing.assert_allclose(apart, together, rtol=1e-4, atol=1e-4)
-    self_kv = small_engine.new_self_kv()
-    mixed = [small_engine.step(encoded, self_kv, part) for part in (TOKENS[:3], TOKENS[3:])]
+    sequence = small_engine.new_sequence(encoded)
+    mixed = [sequence.advance(part) for part in (TOKENS[:3], TOKENS[3:])]
     np.testing.assert_allclose(np.concatenate(mixed), together, rtol=1e-4, atol=1e-4)
+
+
+def test_a_truncated_sequence_goes_on_as_if_the_rest_had_never_been(
+    small_engine: OnnxEngine, mel: np.ndarray
+) -> None:
+    encoded = small_engine.encode(mel)
+    sequence = small_engine.new_sequence(encoded)
+    sequence.advance([*TOKENS[:4], 7, 8, 9])
+    sequence.truncate(4)
+    rest = sequence.advance(TOKENS[4:])
+    np.testing.assert_allclose(rest, small_engine.logits(encoded, TOKENS)[4:], atol=1e-4)
+
+
+@given(draft=st.lists(st.integers(97, 122), max_size=12), num_right=st.integers(0, 40))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+def test_no_draft_changes_the_result(
+    small_engine: OnnxEngine, encoded: OnnxEncodedAudio, draft: list[int], num_right: int
+) -> None:
+    prompt = small_engine.tokenizer.prompt()
+    plain = small_engine.decode(encoded, prompt, 40, stop_on_repetition=False)
+    wanted = [*plain.tokens[:num_right], *draft]
+    drafted = small_engine.decode(encoded, prompt, 40, draft=wanted, stop_on_repetition=False)
+    assert drafted.tokens == plain.tokens
+    assert drafted.end_reason == plain.end_reason
+    np.testing.assert_allclose(drafted.token_logprobs, plain.token_logprobs, atol=1e-4)
+    assert drafted.num_drafted >= min(num_right, len(plain.tokens))
 
 
 def test_a_token_does_not_see_those_after_it(small_engine: OnnxEngine, mel: np.ndarray) -> None:

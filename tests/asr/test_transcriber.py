@@ -42,8 +42,9 @@ class ScriptedEngine:
         return self.encoded
 
     def decode(
-        self, encoded: _Encoded, prompt: Sequence[int], max_new_tokens: int,
-        should_stop: ShouldStop | None = None, stop_on_repetition: bool = True,
+        self, encoded: _Encoded, prompt: Sequence[int], max_new_tokens: int, *,
+        draft: Sequence[int] = (), should_stop: ShouldStop | None = None,
+        stop_on_repetition: bool = True,
     ) -> Decoding:  # fmt: skip
         self.limits.append(max_new_tokens)
         if isinstance(self.decoding, Exception):

@@ -35,20 +35,47 @@ class OnnxEncodedAudio:
         self.cross_kv = {}
 
 
-class SelfAttentionKV:
-    """Keys and values of the tokens so far; the graph returns the grown ones with each step."""
+class OnnxSequence:
+    """The tokens of one decoding: the graph returns the grown keys and values with each step."""
 
-    def __init__(self, dimensions: ModelDimensions) -> None:
+    def __init__(
+        self, decoder: Any, dimensions: ModelDimensions, encoded: OnnxEncodedAudio
+    ) -> None:
         import onnxruntime
 
-        heads = dimensions.n_text_head
-        empty = np.zeros((heads, 0, dimensions.n_text_state // heads), np.float32)
-        self.names = [
+        assert encoded.cross_kv, "audio was released"
+        self._new_value = onnxruntime.OrtValue.ortvalue_from_numpy
+        self._decoder = decoder
+        self._encoded = encoded
+        self._names = [
             f"self_{part}_{index}"
             for index in range(dimensions.n_text_layer)
             for part in ("key", "value")
         ]
-        self.values = [onnxruntime.OrtValue.ortvalue_from_numpy(empty) for _ in self.names]
+        self._outputs = ["logits", *(f"new_{name}" for name in self._names)]
+        heads = dimensions.n_text_head
+        empty = np.zeros((heads, 0, dimensions.n_text_state // heads), np.float32)
+        self._values = [self._new_value(empty) for _ in self._names]
+        self._num_tokens = 0
+
+    def advance(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        feeds = {
+            "tokens": self._new_value(np.asarray(tokens, np.int64)),
+            **dict(zip(self._names, self._values, strict=True)),
+            **self._encoded.cross_kv,
+        }
+        logits, *self._values = self._decoder.run_with_ort_values(self._outputs, feeds)
+        self._num_tokens += len(tokens)
+        result: npt.NDArray[np.float32] = logits.numpy()
+        return result
+
+    def truncate(self, num_tokens: int) -> None:
+        if num_tokens == self._num_tokens:
+            return
+        assert num_tokens < self._num_tokens
+        kept = (np.ascontiguousarray(each.numpy()[:, :num_tokens]) for each in self._values)
+        self._values = [self._new_value(each) for each in kept]
+        self._num_tokens = num_tokens
 
 
 class OnnxEngine:
@@ -100,42 +127,30 @@ class OnnxEngine:
         encoded: EncodedAudio,
         prompt: Sequence[int],
         max_new_tokens: int,
+        *,
+        draft: Sequence[int] = (),
         should_stop: ShouldStop | None = None,
         stop_on_repetition: bool = True,
     ) -> Decoding:
-        assert isinstance(encoded, OnnxEncodedAudio) and encoded.cross_kv, "audio was released"
+        assert isinstance(encoded, OnnxEncodedAudio)
         room = self.dimensions.n_text_ctx - len(prompt)
-        self_kv = self.new_self_kv()
+        return greedy_decode(
+            self.new_sequence(encoded),
+            self.tokenizer,
+            prompt,
+            min(max_new_tokens, room),
+            draft=draft,
+            should_stop=should_stop,
+            stop_on_repetition=stop_on_repetition,
+        )
 
-        def next_logits(tokens: Sequence[int]) -> npt.NDArray[np.float32]:
-            return self.step(encoded, self_kv, tokens)
-
-        return greedy_decode(next_logits, self.tokenizer, prompt, min(max_new_tokens, room),
-                             should_stop, stop_on_repetition)  # fmt: skip
+    def new_sequence(self, encoded: OnnxEncodedAudio) -> OnnxSequence:
+        """No tokens yet."""
+        return OnnxSequence(self._decoder, self.dimensions, encoded)
 
     def logits(self, encoded: OnnxEncodedAudio, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """Logits of a whole sequence in one pass, shape = (n, n_vocab): for comparing engines."""
-        return self.step(encoded, self.new_self_kv(), tokens)
-
-    def new_self_kv(self) -> SelfAttentionKV:
-        return SelfAttentionKV(self.dimensions)
-
-    def step(
-        self, encoded: OnnxEncodedAudio, self_kv: SelfAttentionKV, tokens: Sequence[int]
-    ) -> npt.NDArray[np.float32]:
-        """Append one or many tokens; returns their logits, shape = (n, n_vocab)."""
-        import onnxruntime
-
-        ids = np.asarray(tokens, np.int64)
-        feeds = {
-            "tokens": onnxruntime.OrtValue.ortvalue_from_numpy(ids),
-            **dict(zip(self_kv.names, self_kv.values, strict=True)),
-            **encoded.cross_kv,
-        }
-        names = ["logits", *(f"new_{name}" for name in self_kv.names)]
-        logits, *self_kv.values = self._decoder.run_with_ort_values(names, feeds)
-        result: npt.NDArray[np.float32] = logits.numpy()
-        return result
+        return self.new_sequence(encoded).advance(tokens)
 
     def close(self) -> None:
         self._encoder = self._decoder = None
