@@ -36,7 +36,11 @@ from duplex_asr.service.control_session import PcmFormat, RecognizerInfo
 from duplex_asr.service.event_server import EventServer
 from duplex_asr.service.hangup import HangupWatch
 from duplex_asr.service.runtime_dir import RuntimeDir, ServiceConfig
-from duplex_asr.service.transcription_queue import TranscriptionJob, TranscriptionQueue
+from duplex_asr.service.transcription_queue import (
+    TranscriptionJob,
+    TranscriptionQueue,
+    measure,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -173,14 +177,16 @@ class Daemon:
 
     async def _stop(self) -> None:
         """Reverse of the start; bounded in time whatever the threads and the clients do."""
-        logger.info("stopping")
+        turned_away = {name: count for name, count in self.counts().items() if count}
+        logger.info("stopping%s", f"; turned away: {turned_away}" if turned_away else "")
         self._publish_state("stopping")
         self._is_stopping.set()
-        self._source.close()
+        # On a worker, since a sound card may take its time.
+        closing = self._loop.run_in_executor(self._executor, self._source.close)
         for job in self._queue.close():
             job.on_failure(job, "stopping", "the daemon is stopping")
         await self._control.stop()
-        await self._join_threads()
+        await self._join_threads(closing)
         posted = self._loop.create_future()
         self._post(posted.set_result, None)
         await posted  # everything that the threads had to publish is published
@@ -188,12 +194,12 @@ class Daemon:
         await self._events.stop(STOP_READERS_S)
         self._speech_info.cancel()
 
-    async def _join_threads(self) -> None:
-        waits = [asyncio.ensure_future(ended.wait()) for ended in self._threads.values()]
-        if waits:
-            _, late = await asyncio.wait(waits, timeout=STOP_THREADS_S)
-            for each in late:
-                each.cancel()
+    async def _join_threads(self, closing: asyncio.Future[None]) -> None:
+        waits: list[asyncio.Future[Any]] = [closing]
+        waits += [asyncio.ensure_future(ended.wait()) for ended in self._threads.values()]
+        _, late = await asyncio.wait(waits, timeout=STOP_THREADS_S)
+        for each in late:
+            each.cancel()
         for thread, ended in self._threads.items():
             if ended.is_set():
                 thread.join()
@@ -380,22 +386,3 @@ class Daemon:
             self._executor,
             self._post,
         )
-
-
-def measure(job: TranscriptionJob, transcript: Transcript) -> dict[str, float]:
-    """The timings of a transcript in milliseconds.
-
-    endpoint_ms: sound that passed between the last voiced sample and the decision that it was the
-    last; latency_ms: from the last voiced sample to now, for sound heard at its own pace.
-    """
-    stages = transcript.timings
-    endpoint_ms = (job.endpoint - job.utterance.speech_end) / SAMPLES_PER_MS
-    return {
-        "audio_ms": float(job.utterance.audio_ms),
-        "endpoint_ms": endpoint_ms,
-        "queue_ms": 1000 * (job.started_at - job.submitted_at),
-        "mel_ms": stages.mel_ms,
-        "encode_ms": stages.encode_ms,
-        "decode_ms": stages.decode_ms,
-        "latency_ms": endpoint_ms + 1000 * (time.monotonic() - job.submitted_at),
-    }

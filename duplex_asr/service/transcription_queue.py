@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from duplex_asr.asr.transcript import Transcript
+from duplex_asr.audio.frames import SAMPLES_PER_MS
 from duplex_asr.hearing.utterance import Utterance
 
 
@@ -109,3 +110,22 @@ class TranscriptionQueue:
 
     def _has_room(self) -> bool:
         return len(self._source_jobs) < self._max_source_jobs
+
+
+def measure(job: TranscriptionJob, transcript: Transcript) -> dict[str, float]:
+    """The timings of a transcript in milliseconds.
+
+    endpoint_ms: sound that passed between the last voiced sample and the decision that it was the
+    last; latency_ms: from the last voiced sample to now, for sound heard at its own pace.
+    """
+    stages = transcript.timings
+    endpoint_ms = (job.endpoint - job.utterance.speech_end) / SAMPLES_PER_MS
+    return {
+        "audio_ms": float(job.utterance.audio_ms),
+        "endpoint_ms": endpoint_ms,
+        "queue_ms": 1000 * (job.started_at - job.submitted_at),
+        "mel_ms": stages.mel_ms,
+        "encode_ms": stages.encode_ms,
+        "decode_ms": stages.decode_ms,
+        "latency_ms": endpoint_ms + 1000 * (time.monotonic() - job.submitted_at),
+    }
