@@ -1,7 +1,7 @@
 """The command line: options in, one command run, an exit code out.
 
 Exit codes: 0 done, 1 unexpected, 2 wrong option or configuration, 3 engine or checkpoint, 4 sound
-device or recording, 5 sockets or daemon; 130 and 143 after Ctrl-C and SIGTERM.
+device or recording, 5 sockets or daemon; 130 and 143 after Ctrl-C and SIGTERM, which `serve` ends with 0 on.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ EXIT_CODES = """exit codes:
   3  engine or checkpoint missing, damaged or built for something else
   4  sound device or recording cannot be used
   5  sockets or runtime folder taken, unreachable or not permitted
-  130, 143  ended by Ctrl-C or SIGTERM (serve stops with 0)
+  130, 143  ended by Ctrl-C or SIGTERM (serve then ends with 0, and listen after Ctrl-C)
 """
 
 
