@@ -1,8 +1,4 @@
-"""The command line: options in, one command run, an exit code out.
-
-Exit codes: 0 done, 1 unexpected, 2 wrong option or configuration, 3 engine or checkpoint, 4 sound
-device or recording, 5 sockets or daemon; 130 and 143 after Ctrl-C and SIGTERM, which `serve` ends with 0 on.
-"""
+"""The command line: options in, one command run, an exit code out."""
 
 from __future__ import annotations
 
