@@ -140,8 +140,14 @@ def _add_build(commands: Any) -> None:
     parser = _add_command(commands, "build", build, "turn a Whisper checkpoint into an engine")
     parser.add_argument("checkpoint", type=Path, help="OpenAI-format .pt file")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="engine folder")
-    parser.add_argument("--backend", choices=["onnx"], default="onnx")
-    parser.add_argument("--precision", choices=["fp32", "int8"], default="fp32")
+    parser.add_argument(
+        "--backend", choices=["onnx", "tensorrt"], default="onnx",
+        help="tensorrt: graphs from which build_scripts/build_tensorrt.sh makes plans on the board",
+    )  # fmt: skip
+    parser.add_argument(
+        "--precision", choices=["fp32", "int8", "fp16"],
+        help="onnx: fp32 (default) or int8; tensorrt: fp16 (default) or fp32",
+    )  # fmt: skip
     parser.add_argument("--name", help="model name that clients see (default: the file's)")
     parser.add_argument(
         "--tokenizer", type=Path, metavar="FILE",
@@ -208,25 +214,34 @@ def transcribe(options: argparse.Namespace) -> int:
 def build(options: argparse.Namespace) -> int:
     """`duplex-asr build`."""
     from duplex_asr.asr.export.build import build_onnx_engine
+    from duplex_asr.asr.export.build_tensorrt import build_tensorrt_graphs
 
     def report(stage: str) -> None:
         print(f"  {stage} ...", file=sys.stderr, flush=True)
 
-    manifest = build_onnx_engine(
-        options.checkpoint,
-        options.output,
-        options.precision,
-        name=options.name,
-        tokenizer_path=options.tokenizer,
-        keep_checkpoint=options.keep_checkpoint,
-        overwrite=options.overwrite,
-        decoding=_parse_thresholds(options.threshold),
-        report=report,
-    )
+    common: dict[str, Any] = {
+        "name": options.name,
+        "tokenizer_path": options.tokenizer,
+        "overwrite": options.overwrite,
+        "decoding": _parse_thresholds(options.threshold),
+        "report": report,
+    }
+    paths = (options.checkpoint, options.output)
+    if options.backend == "tensorrt":
+        if options.keep_checkpoint:
+            raise ConfigError("--keep-checkpoint goes with --backend onnx: plans hold the weights")
+        manifest = build_tensorrt_graphs(*paths, options.precision or "fp16", **common)
+        script = f"build_scripts/build_tensorrt.sh {options.output}"
+        next_step = f"build its plans on the board with `{script}`"
+    else:
+        manifest = build_onnx_engine(
+            *paths, options.precision or "fp32", keep_checkpoint=options.keep_checkpoint, **common
+        )
+        next_step = f"try it with `duplex-asr transcribe --engine {options.output} FILE`"
     num_bytes = sum(entry["bytes"] for entry in manifest.files.values())
     print(
         f"{options.output}: {manifest.name}, {manifest.precision}, {num_bytes / 1e6:.1f} MB; "
-        f"try it with `duplex-asr transcribe --engine {options.output} FILE`"
+        f"{next_step}"
     )
     return 0
 

@@ -168,3 +168,19 @@ def test_the_package_needs_no_portaudio_and_no_torch_to_be_imported() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
+
+
+def test_graphs_for_tensorrt_are_built_and_the_next_step_is_named(
+    tmp_path: Path, engine: Path
+) -> None:
+    common = (engine.parent / "model.pt", "--tokenizer", engine.parent / "bytes.tiktoken")
+    folder = tmp_path / "plans"
+    built = run("build", *common, "--backend", "tensorrt", "--output", folder)
+    assert built.returncode == 0, built.stderr
+    assert "fp16" in built.stdout and f"build_scripts/build_tensorrt.sh {folder}" in built.stdout
+    assert json.loads((folder / "manifest.json").read_text())["backend"] == "tensorrt"
+    loaded = run("transcribe", "--engine", folder, engine.parent / "model.pt")
+    assert loaded.returncode == 3 and "has graphs and no plans yet" in loaded.stderr
+    for wrong in (("--precision", "int8"), ("--keep-checkpoint",)):
+        answer = run("build", *common, "--backend", "tensorrt", "--output", tmp_path / "x", *wrong)
+        assert answer.returncode == 2 and len(answer.stderr.splitlines()) == 1

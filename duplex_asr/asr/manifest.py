@@ -14,6 +14,7 @@ from duplex_asr.errors import EngineError
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.tiktoken"
+ENGINE_PARTS = ("encoder", "decoder")
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def _check_types(manifest: Manifest) -> None:
     for name, entry in manifest.files.items():
         if not isinstance(entry, dict) or not {"bytes", "sha256"} <= entry.keys():
             raise TypeError(f"files has no size and sha256 of {name}")
-        if Path(name).name != name:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
             raise TypeError(f"{name!r} lies outside the folder")
     if not isinstance(manifest.decoding, dict) or not all(
         isinstance(value, (int, float)) for value in manifest.decoding.values()

@@ -29,6 +29,7 @@ from duplex_asr.errors import ConfigError, EngineError
 WEIGHTS_NAME = "weights.bin"
 CHECKPOINT_NAME = "checkpoint.pt"
 PRECISIONS = ("fp32", "int8")
+NEEDS_ONNX = "building needs the package onnx: run `pip install 'duplex-asr[build]'`"
 Report = Callable[[str], None]
 
 
@@ -58,7 +59,7 @@ def build_onnx_engine(
     dimensions = checkpoint.dimensions
     ranks_path = tokenizer_path or bundled_ranks(dimensions.is_multilingual)
     Tokenizer(read_ranks(ranks_path), dimensions.n_vocab, dimensions.is_multilingual)
-    with _folder_that_appears_whole(output) as folder:
+    with folder_that_appears_whole(output) as folder:
         report(f"writing the {precision} graphs")
         shutil.copyfile(ranks_path, folder / TOKENIZER_NAME)
         names = _write_graphs(checkpoint, folder, precision, keep_checkpoint)
@@ -70,7 +71,7 @@ def build_onnx_engine(
             dimensions=dimensions,
             source_sha256=sha256_of(checkpoint_path),
             files=describe_files(folder, [*names, TOKENIZER_NAME]),
-            built_with=_versions(),
+            built_with=versions(),
             decoding=decoding or {},
         )
         manifest.write(folder)
@@ -84,6 +85,11 @@ def _check_request(output: Path, precision: str, keep_checkpoint: bool, overwrit
         raise ConfigError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
     if keep_checkpoint and precision != "fp32":
         raise ConfigError("--keep-checkpoint goes with --precision fp32: int8 weights are others")
+    check_output(output, overwrite)
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Raise ConfigError if `output` is something that must not be replaced."""
     if output.exists() and not overwrite:
         raise ConfigError(f"{output} exists already: choose another folder or add --overwrite")
     if output.exists() and any(output.iterdir() if output.is_dir() else [output]):
@@ -111,9 +117,7 @@ def _write_graphs(
             build_encoder,
         )
     except ImportError as error:
-        raise ConfigError(
-            "building needs the package onnx: run `pip install 'duplex-asr[build]'`"
-        ) from error
+        raise ConfigError(NEEDS_ONNX) from error
     if keep_checkpoint:
         shutil.copyfile(checkpoint.path, folder / CHECKPOINT_NAME)
         weights = FloatWeights(checkpoint, CHECKPOINT_NAME)
@@ -152,7 +156,7 @@ def _try_engine(folder: Path) -> None:
 
 
 @contextmanager
-def _folder_that_appears_whole(output: Path) -> Iterator[Path]:
+def folder_that_appears_whole(output: Path) -> Iterator[Path]:
     """A temporary folder beside `output` that takes its name if all goes well, else vanishes."""
     output = output.absolute()
     try:
@@ -183,7 +187,8 @@ def _replace(output: Path, temporary: Path) -> None:
         os.replace(temporary, output)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """What built the engine, for its manifest."""
     import onnx
     import onnxruntime
 

@@ -103,7 +103,7 @@ class Int8Weights(FloatWeights):
         return graph.node("Mul", rows, graph.node("Unsqueeze", scales, graph.constant([1])))
 
 
-class _Layers:
+class AttentionLayers:
     """The parts that encoder and decoder have in common."""
 
     def __init__(self, graph: Graph, weights: FloatWeights, width: int, num_heads: int) -> None:
@@ -160,11 +160,20 @@ class _Layers:
         return self.linear(mixed, f"{name}.out")
 
 
-def build_encoder(graph: Graph, checkpoint: Checkpoint, weights: FloatWeights) -> None:
+def build_encoder(
+    graph: Graph,
+    checkpoint: Checkpoint,
+    weights: FloatWeights,
+    kv_type: int = FLOAT,
+    with_features: bool = True,
+) -> None:
     """mel (n_mels, 3000) -> audio_features (1500, width) and, for each decoder layer, cross_key_i
-    (heads, head_size, 1500) and cross_value_i (heads, 1500, head_size)."""
+    (heads, head_size, 1500) and cross_value_i (heads, 1500, head_size).
+
+    kv_type: the type that keys and values leave in; features are always float32.
+    """
     dims = checkpoint.dimensions
-    layers = _Layers(graph, weights, dims.n_audio_state, dims.n_audio_head)
+    layers = AttentionLayers(graph, weights, dims.n_audio_state, dims.n_audio_head)
     x = graph.input("mel", FLOAT, [dims.n_mels, N_FRAMES])
     x = graph.node("Unsqueeze", x, graph.constant([0]))
     for name, stride in (("encoder.conv1", 1), ("encoder.conv2", 2)):
@@ -185,23 +194,28 @@ def build_encoder(graph: Graph, checkpoint: Checkpoint, weights: FloatWeights) -
         x = graph.node("Add", x, layers.attend(query, key, value, attn))
         x = graph.node("Add", x, layers.mlp(x, layer))
     features = layers.norm(x, "encoder.ln_post")
-    graph.output("audio_features", features, FLOAT, [dims.n_audio_ctx, dims.n_audio_state])
+    if with_features:
+        shape = [dims.n_audio_ctx, dims.n_audio_state]
+        graph.output("audio_features", features, FLOAT, shape)
 
-    cross = _Layers(graph, weights, dims.n_text_state, dims.n_text_head)
+    cross = AttentionLayers(graph, weights, dims.n_text_state, dims.n_text_head)
     for index in range(dims.n_text_layer):
         name = f"decoder.blocks.{index}.cross_attn"
         key = graph.node("Transpose", cross.key(features, name), perm=[0, 2, 1])
+        value = cross.value(features, name)
+        if kv_type != FLOAT:
+            key, value = (graph.node("Cast", each, to=kv_type) for each in (key, value))
         shape = [dims.n_text_head, cross.head_size, dims.n_audio_ctx]
-        graph.output(f"cross_key_{index}", key, FLOAT, shape)
+        graph.output(f"cross_key_{index}", key, kv_type, shape)
         shape = [dims.n_text_head, dims.n_audio_ctx, cross.head_size]
-        graph.output(f"cross_value_{index}", cross.value(features, name), FLOAT, shape)
+        graph.output(f"cross_value_{index}", value, kv_type, shape)
 
 
 def build_decoder(graph: Graph, checkpoint: Checkpoint, weights: FloatWeights) -> None:
     """tokens (n,), the self-attention KV of `past` positions and the cross-attention KV ->
     logits (n, n_vocab) and the self-attention KV of `past + n` positions."""
     dims = checkpoint.dimensions
-    layers = _Layers(graph, weights, dims.n_text_state, dims.n_text_head)
+    layers = AttentionLayers(graph, weights, dims.n_text_state, dims.n_text_head)
     heads, head_size = layers.num_heads, layers.head_size
     past_shape: list[int | str] = [heads, "past", head_size]
     total_shape: list[int | str] = [heads, "total", head_size]
