@@ -4,6 +4,7 @@
     ├── ConfigError           2   a wrong option, key or value; systemd must not restart on it
     ├── EngineError           3   an engine folder is missing, damaged or built for something else
     │   └── CheckpointError   3   a model checkpoint cannot be read or is not a Whisper
+    ├── GpuLostError          1   the GPU refuses this process from now on: only a new one can go on
     ├── AudioError            4   a device or a recording cannot be opened or read
     └── ServiceError          5   sockets or the runtime folder: taken, unreachable, not permitted
 
@@ -32,6 +33,10 @@ class EngineError(DuplexAsrError):
 
 class CheckpointError(EngineError):
     """A model checkpoint cannot be imported."""
+
+
+class GpuLostError(DuplexAsrError):
+    """The GPU context is poisoned: every later call of this process fails, so it must end."""
 
 
 class AudioError(DuplexAsrError):

@@ -44,6 +44,10 @@ def load_engine(folder: Path, threads: int = 0) -> SpeechEngine:
         from duplex_asr.asr.engines.onnx import OnnxEngine
 
         return OnnxEngine.load(folder, manifest, threads)
+    if manifest.backend == "tensorrt":
+        from duplex_asr.asr.engines.tensorrt import TensorRtEngine
+
+        return TensorRtEngine.load(folder, manifest)
     raise EngineError(
         f"{folder} is an engine for the back end {manifest.backend!r}, which this version does not "
         "have: build one with `duplex-asr build --backend onnx`"
