@@ -27,7 +27,7 @@ from transcribe import Transcript, edit_distance, transcribe
 from words import PHRASES
 
 RATE = 16000
-NO_SPEECH_THRESHOLD = 0.85
+NO_SPEECH_THRESHOLD = 0.8
 
 
 @dataclass(frozen=True)
