@@ -7,6 +7,7 @@ is that the microphone is a recording, played at the pace at which people spoke.
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(os.path.relpath(Path(__file__).parent))
 RECORDING = FOLDER / "demo.flac"
 EXPECTED = FOLDER / "demo.json"
 DUPLEX_ASR = [sys.executable, "-m", "duplex_asr"]
