@@ -22,7 +22,7 @@ only=()
 export QEMU_CPU=${QEMU_CPU:-cortex-a76}
 
 steps=(wheels-3.10 wheels-3.12 wheels root install versions build demo
-       tests-asr tests-hearing tests-audio tests-service tests-top)
+       tests-asr tests-hearing tests-audio tests-service tests-scripts tests-top)
 
 usage() {
     cat <<END
@@ -231,7 +231,7 @@ make_root() {
     fi
     run rm -rf --one-file-system "$root"
     run debootstrap --arch=arm64 --variant=minbase --components="$components" \
-        --include=python3,python3-venv,libportaudio2,ca-certificates,socat,procps \
+        --include=python3,python3-venv,libportaudio2,ca-certificates,socat,procps,curl,git \
         "$suite" "$root" "$mirror"
     run touch "$root/.made"
 }
@@ -291,8 +291,9 @@ perform() {
         tests-hearing) run_tests tests/hearing ;;
         tests-audio) run_tests tests/audio ;;
         tests-service) run_tests tests/service ;;
+        tests-scripts) run_tests tests/build_scripts ;;
         tests-top) run_tests tests --ignore tests/asr --ignore tests/hearing --ignore tests/audio \
-            --ignore tests/service --ignore tests/reference ;;
+            --ignore tests/service --ignore tests/build_scripts --ignore tests/reference ;;
     esac
 }
 
@@ -339,8 +340,7 @@ run_step() {
 
 print_table() {
     local row step seconds status
-    printf '\n%s, Python %s, commit %s, %s, %s of %s\n\n' "$suite arm64" "$suite_python" \
-        "$(in_git rev-parse --short "$commit")" \
+    printf '\n%s arm64, Python %s, commit %s, %s, %s of %s\n\n' "$suite" "$suite_python" "$commit" \
         "$("${qemu:-uname}" --version | head -1)" "$(nproc) cores" \
         "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1)"
     printf '| %-14s | %8s | %-13s |\n|%s|%s:|%s|\n' step seconds result \
@@ -372,6 +372,7 @@ main() {
         trap 'exit 143' TERM
         register_qemu
         mkdir -p "$work_dir/steps/$suite" "$work_dir/logs/$suite"
+        commit=$(in_git rev-parse --short "$commit^{commit}")  # HEAD may move while this runs
         fingerprint=$(in_git rev-parse "$commit^{tree}")
     fi
     for step in "${steps[@]}"; do

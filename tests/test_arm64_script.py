@@ -12,7 +12,7 @@ import pytest
 SCRIPT = Path(__file__).parent / "arm64.sh"
 STEPS = (
     "wheels-3.10 wheels-3.12 wheels root install versions build demo tests-asr tests-hearing "
-    "tests-audio tests-service tests-top"
+    "tests-audio tests-service tests-scripts tests-top"
 ).split()
 
 
