@@ -107,7 +107,7 @@ tensorrt_version() {
     banner=$("$banner" --help 2>&1 | head -n 1 || true)
     number=$(sed -n 's/.*\[TensorRT v\([0-9]*\)\].*/\1/p' <<<"$banner")
     case ${#number} in
-        4) echo "${number:0:1}.${number:1:1}.${number:2}" ;;
+        4) echo "${number:0:1}.${number:1:1}.$((10#${number:2}))" ;;
         6) echo "${number:0:2}.$((10#${number:2:2})).$((10#${number:4:2}))" ;;
         *) package_version tensorrt ;;
     esac
@@ -197,7 +197,7 @@ look_at_machine() {
     L4T=$(l4t_release)
     SM=${SM:-$(gpu_architecture)}
     CUDA_VERSION_FOUND=$(cuda_version)
-    TENSORRT_VERSION_FOUND=$(tensorrt_version)
+    TENSORRT_VERSION_FOUND=${TENSORRT_VERSION:-$(tensorrt_version)}
     PYTHON_VERSION_FOUND=$(python_version)
     model=$(board_model)
     users=$(gpu_users)

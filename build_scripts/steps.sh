@@ -10,22 +10,26 @@ STEPS_TOTAL=${STEPS_TOTAL:-0}
 STEP_CHILD=
 STEP_TIMER=
 STEP_PARTIAL=
+STEP_PRELUDE= # what a dry run prints before the command
 WORK=
 
 # ---- printing ----------------------------------------------------------------------------------
 
-# A command as a shell would take it, with a line for each --option.
+# A command as a shell would take it, with a line for each --option. @ARGUMENTS@ stands for
+# arguments that the printed commands read from a file.
 show() {
     local word line='' quoted
     for word in "$@"; do
         if [[ $word =~ ^[A-Za-z0-9_./:=,@%+-]+$ ]]; then
             quoted=$word
+            # shellcheck disable=SC2016  # for the shell that runs what is printed
+            [[ $word != @ARGUMENTS@ ]] || quoted='"${arguments[@]:2}"'
         else
             quoted="'${word//\'/\'\\\'\'}'"
         fi
         if [[ -z $line ]]; then
             line=$quoted
-        elif [[ $word == --* ]]; then
+        elif [[ $word == --* || $word == @ARGUMENTS@ ]]; then
             line+=" \\"$'\n'"    $quoted"
         else
             line+=" $quoted"
@@ -147,6 +151,7 @@ step() {
         command+=("${word//@OUT@/$output.part}")
     done
     if [[ $DRY_RUN == yes ]]; then
+        [[ -z $STEP_PRELUDE ]] || printf '%s\n' "$STEP_PRELUDE"
         show "${command[@]}"
         show mv "$output.part" "$output"
         return

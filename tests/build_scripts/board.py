@@ -1,4 +1,4 @@
-"""A machine for the build scripts: recorded files, stand-ins for NVIDIA's tools, a copy of the repo."""
+"""A machine for the build scripts: recorded files, stand-ins for NVIDIA's tools."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 REPO = HERE.parents[1]
 # Everything that the scripts may use besides NVIDIA's tools; PATH has nothing else.
 USUAL_TOOLS = (
-    "awk bash cat chmod cp curl cut dirname env find flock grep head ln mkdir mv rm sed setsid "
+    "awk bash cat chmod cp curl cut dirname du env find flock grep head ln mkdir mv rm sed setsid "
     "sha256sum sleep sort stat tail tr xargs"
 ).split()
 

@@ -42,6 +42,15 @@ CASES: dict[str, tuple[str, str, list[str], dict[str, str]]] = {
         {"TRTLLM_VERSION": "1.2.1", "SM": "86", "WEIGHT_ONLY_PRECISION": "int4",
          "CHECKPOINT": "/data/my model.pt", "ENGINE_DIR": "/data/it's here"},
     ),
+    "tensorrt": ("jetson", "build_tensorrt.sh", [], {}),
+    "tensorrt-nothing-installed": ("pc", "build_tensorrt.sh", [], {}),
+    "tensorrt-fp32-own-checkpoint": (
+        "jetson", "build_tensorrt.sh", ["--keep-work"],
+        {"PRECISION": "fp32", "CHECKPOINT": "/data/mine.pt", "MODEL_NAME": "mine",
+         "TOKENIZER": "/data/mine.tiktoken", "THRESHOLDS": "no_speech_threshold=0.8",
+         "ENGINE_DIR": "/data/mine", "BUILDER_LEVEL": "1", "WORKSPACE_MB": "256",
+         "KEEP_ONNX": "yes"},
+    ),
 }  # fmt: skip
 
 

@@ -10,7 +10,9 @@ import pytest
 from tests.build_scripts.board import REPO
 
 SCRIPTS = sorted((REPO / "build_scripts").glob("build_*.sh"))
-SOURCED = [REPO / "build_scripts" / f"{name}.sh" for name in ("preflight", "steps", "checkpoint")]
+SOURCED = [
+    REPO / "build_scripts" / f"{name}.sh" for name in ("preflight", "steps", "checkpoint", "plans")
+]
 
 
 @pytest.mark.skipif(not shutil.which("shellcheck"), reason="needs the Debian package shellcheck")

@@ -1,4 +1,4 @@
-"""Stands in for a board's python3: its package versions, TensorRT-LLM's converter, our own scripts."""
+"""Stands in for a board's python3: package versions, TensorRT-LLM's converter, our scripts."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-sys.path.insert(0, str(Path(__file__).parent))
-from misfortune import KNOWN_FLAGS, misfortune, record, refuse  # noqa: E402
+from misfortune import KNOWN_FLAGS, misfortune, record, refuse
 
 SIZES = {"tiny": (384, 6, 4), "base": (512, 8, 6), "small": (768, 12, 12), "medium": (1024, 16, 24)}
 
@@ -29,7 +28,8 @@ def main() -> None:
         record("duplex-asr", arguments[2:])
         run_real(arguments)
     elif program in ("seal_engine.py", "prepare_voice.py"):
-        record(program, arguments[1:])
+        if arguments[1] != "arguments":
+            record(program, arguments[1:])
         run_real(arguments)
     else:
         refuse(f"python3: nobody expected {arguments}")

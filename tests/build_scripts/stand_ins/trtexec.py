@@ -1,4 +1,4 @@
-"""Stands in for `trtexec` of TensorRT 10.3: knows its options, checks shapes, writes a small plan."""
+"""Stands in for `trtexec` of TensorRT 10.3: knows its options, checks shapes, writes a plan."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-from misfortune import KNOWN_FLAGS, misfortune, record, refuse  # noqa: E402
+import onnx
+from misfortune import KNOWN_FLAGS, misfortune, record, refuse
 
 BANNER = "&&&& RUNNING TensorRT.trtexec [TensorRT v{}] # trtexec {}"
 WEAK_TYPING = {"--fp16", "--layerPrecisions", "--layerOutputTypes", "--precisionConstraints"}
@@ -52,20 +52,45 @@ def check(options: dict[str, str], major: int) -> None:
         for entry in options.get(name, "").split(",") if options.get(name) else []:
             if not re.fullmatch(r"[^:]+:(fp32|fp16)", entry):
                 refuse(f"[E] Invalid precision: {entry}")
-    shapes = [names_of(options.get(f"--{each}Shapes", "")) for each in ("min", "opt", "max")]
-    if not shapes[0] == shapes[1] == shapes[2]:
-        refuse("[E] shapes of one profile name different inputs")
+    check_against_graph(options)
     if not re.fullmatch(r"workspace:\d+", options.get("--memPoolSize", "workspace:1")):
         refuse("[E] Invalid memory pool")
 
 
-def names_of(shapes: str) -> set[str]:
-    names = set()
-    for entry in shapes.split(",") if shapes else []:
-        if not re.fullmatch(r".+:\d+(x\d+)*", entry):
+def check_against_graph(options: dict[str, str]) -> None:
+    """Every dynamic input has a profile that it can have; every named layer is in the graph."""
+    graph = onnx.load(options["--onnx"], load_external_data=False).graph
+    inputs = {
+        value.name: [dim.dim_value or -1 for dim in value.type.tensor_type.shape.dim]
+        for value in graph.input
+    }
+    dynamic = {name for name, shape in inputs.items() if -1 in shape}
+    profile = [shapes_of(options.get(f"--{each}Shapes", "")) for each in ("min", "opt", "max")]
+    for shapes in profile:
+        if shapes.keys() != dynamic:
+            refuse(f"[E] dynamic inputs are {sorted(dynamic)}, shapes are for {sorted(shapes)}")
+    for name in dynamic:
+        lowest, best, highest = (shapes[name] for shapes in profile)
+        if not len(lowest) == len(best) == len(highest) == len(inputs[name]):
+            refuse(f"[E] {name} has {len(inputs[name])} dimensions")
+        for size, low, opt, high in zip(inputs[name], lowest, best, highest, strict=True):
+            if not low <= opt <= high or (size != -1 and {low, opt, high} != {size}):
+                refuse(f"[E] {name}: min {lowest}, opt {best}, max {highest} for {inputs[name]}")
+    layers = {node.name for node in graph.node}
+    for name in ("--layerPrecisions", "--layerOutputTypes"):
+        for entry in filter(None, options.get(name, "").split(",")):
+            if entry.rpartition(":")[0] not in layers:
+                refuse(f"[E] the graph has no layer {entry}")
+
+
+def shapes_of(text: str) -> dict[str, list[int]]:
+    shapes = {}
+    for entry in filter(None, text.split(",")):
+        name, colon, sizes = entry.rpartition(":")
+        if not colon or not re.fullmatch(r"\d+(x\d+)*", sizes):
             refuse(f"[E] Invalid shape: {entry}")
-        names.add(entry.rpartition(":")[0])
-    return names
+        shapes[name] = [int(size) for size in sizes.split("x")]
+    return shapes
 
 
 main()

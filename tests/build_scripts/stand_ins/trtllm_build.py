@@ -7,8 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-from misfortune import KNOWN_FLAGS, misfortune, record, refuse  # noqa: E402
+from misfortune import KNOWN_FLAGS, misfortune, record, refuse
 
 VERSION = os.environ["STAND_IN_TENSORRT_LLM"]
 
