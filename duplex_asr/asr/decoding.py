@@ -54,7 +54,7 @@ def greedy_decode(
     draft = draft[:max_new_tokens]
     logits = sequence.advance([*prompt, *draft])
     start = list(prompt).index(tokenizer.sot)
-    no_speech_prob = float(np.exp(_log_softmax(logits[start])[tokenizer.no_speech]))
+    no_speech_prob = float(np.exp(log_softmax(logits[start])[tokenizer.no_speech]))
     next_logits = logits[len(prompt) - 1]
     after_draft = logits[len(prompt) :]  # the logits after each token of the draft
     num_drafted = 0
@@ -62,7 +62,7 @@ def greedy_decode(
     logprobs: list[float] = []
     end_reason: DecodeEnd = "max_tokens"
     while len(tokens) < max_new_tokens:
-        token, logprob = _choose(next_logits, tokenizer, is_first=not tokens)
+        token, logprob = choose_token(next_logits, tokenizer, is_first=not tokens)
         logprobs.append(logprob)
         if token == tokenizer.eot:
             end_reason = "end_token"
@@ -83,7 +83,7 @@ def greedy_decode(
     return Decoding(tuple(tokens), tuple(logprobs), no_speech_prob, end_reason, num_drafted)
 
 
-def _choose(
+def choose_token(
     logits: npt.NDArray[np.float32], tokenizer: Tokenizer, is_first: bool
 ) -> tuple[int, float]:
     """The most probable token that is allowed, and its log-probability among those."""
@@ -92,10 +92,11 @@ def _choose(
     if is_first:
         scores[tokenizer.blank_ids] = -np.inf
     token = int(scores.argmax())
-    return token, float(_log_softmax(scores)[token])
+    return token, float(log_softmax(scores)[token])
 
 
-def _log_softmax(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def log_softmax(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Log-probabilities of scores, shape = (n_vocab,)."""
     shifted = scores - scores.max()
     return np.asarray(shifted - np.log(np.exp(shifted).sum()), np.float32)
 

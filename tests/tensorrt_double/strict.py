@@ -16,7 +16,7 @@ from typing import Any
 SIGNATURES = Path(__file__).parent / "signatures"
 
 
-class RefusedCall(AssertionError):
+class RefusedCall(Exception):
     """The code under test made a call that the real library does not document."""
 
 
@@ -140,6 +140,10 @@ def _check_type(what: str, kind: str, value: Any, module: types.ModuleType) -> N
         return
     if kind == "buffer":
         memoryview(value)  # TypeError: no buffer
+        return
+    if kind == "path":
+        if not isinstance(value, Path):
+            raise RefusedCall(f"{what} is {value!r}, not a path")
         return
     if kind == "shape":
         if not isinstance(value, tuple) or not all(type(size) is int for size in value):

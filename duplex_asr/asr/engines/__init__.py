@@ -48,6 +48,10 @@ def load_engine(folder: Path, threads: int = 0) -> SpeechEngine:
         from duplex_asr.asr.engines.tensorrt import TensorRtEngine
 
         return TensorRtEngine.load(folder, manifest)
+    if manifest.backend == "trtllm":
+        from duplex_asr.asr.engines.trtllm import TrtLlmEngine
+
+        return TrtLlmEngine.load(folder, manifest)
     raise EngineError(
         f"{folder} is an engine for the back end {manifest.backend!r}, which this version does not "
         "have: build one with `duplex-asr build --backend onnx`"
