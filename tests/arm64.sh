@@ -28,9 +28,9 @@ usage() {
     cat <<END
 usage: tests/arm64.sh [options]
 
-Needs root, debootstrap, qemu-user-static and a kernel with binfmt_misc. The first run takes about half
-an hour on two cores; a later one goes on where the last one ended and repeats only what a change of
-the sources touches. Ends with a table of steps and seconds.
+Needs root, debootstrap, qemu-user-static and a kernel with binfmt_misc; the wheels... steps need none
+of them. The first run takes about half an hour on two cores; a later one goes on where the last one
+ended, and a new commit repeats all but the root. Ends with a table of steps and seconds.
 
   --suite NAME    bookworm (Python 3.11, default), trixie (3.13), jammy (3.10, as JetPack 6) or
                   noble (3.12, as JetPack 7); the Ubuntus need their keyring and ports.ubuntu.com
@@ -114,20 +114,21 @@ run() {
 
 # --- what must be there -------------------------------------------------------------------------
 
-check_machine() {
-    [ "$(id -u)" = 0 ] || fail "making an arm64 system needs root: sudo tests/arm64.sh"
-    case $(uname -m) in
-        aarch64) ;;
-        *)
-            qemu=$(command -v qemu-aarch64-static) ||
-                skip "qemu-aarch64-static is not installed: apt install qemu-user-static" ;;
-    esac
+check_sources() {
     in_git rev-parse --quiet --verify "$commit^{tree}" >/dev/null 2>&1 ||
         fail "--commit $commit: no such commit in $repository"
-    command -v debootstrap >/dev/null || skip "debootstrap is not installed: apt install debootstrap"
-    command -v unshare >/dev/null || skip "unshare is not installed: apt install util-linux"
     "$python" -m pip --version >/dev/null 2>&1 ||
         skip "$python has no pip to download wheels with: name another with --python"
+}
+
+check_machine() {
+    [ "$(id -u)" = 0 ] || fail "making an arm64 system needs root: sudo tests/arm64.sh"
+    if [ "$(uname -m)" != aarch64 ]; then
+        qemu=$(command -v qemu-aarch64-static) ||
+            skip "qemu-aarch64-static is not installed: apt install qemu-user-static"
+    fi
+    command -v debootstrap >/dev/null || skip "debootstrap is not installed: apt install debootstrap"
+    command -v unshare >/dev/null || skip "unshare is not installed: apt install util-linux"
 }
 
 # All mounts are made in a mount namespace of our own: the kernel removes them with the last process,
@@ -168,9 +169,7 @@ clean_up() {
     if [ "$registered" = yes ] && [ -e $binfmt/$binfmt_name ]; then
         echo -1 >$binfmt/$binfmt_name
     fi
-    if [ -n "${DUPLEX_ASR_ARM64_INSIDE:-}" ]; then
-        umount -q "$root/dev/pts" "$root/dev/shm" "$root/dev" "$root/sys" "$root/proc" 2>/dev/null || true
-    fi
+    if [ -n "${DUPLEX_ASR_ARM64_INSIDE:-}" ]; then unmount_root; fi
     exit "$status"
 }
 
@@ -182,6 +181,13 @@ mount_root() {
     mountpoint -q "$root/dev" || mount --bind /dev "$root/dev"
     mountpoint -q "$root/dev/pts" || mount --bind /dev/pts "$root/dev/pts"
     mountpoint -q "$root/dev/shm" || mount -t tmpfs tmpfs "$root/dev/shm"
+}
+
+unmount_root() {
+    local each
+    for each in dev/pts dev/shm dev sys proc; do
+        if mountpoint -q "$root/$each"; then umount "$root/$each" 2>/dev/null || true; fi
+    done
 }
 
 in_root() {
@@ -323,11 +329,15 @@ run_step() {
         return
     fi
     printf '\n=== %s\n' "$name"
-    if contains "$name" "${redo[@]}" && [ "$name" = root ]; then rm -f "$root/.made"; fi
-    mount_root
+    if [ "$name" = root ]; then
+        unmount_root
+        if contains root "${redo[@]}"; then rm -f "$root/.made"; fi
+    else
+        mount_root
+    fi
     started=$SECONDS
     set +e
-    (set -e; perform "$name") 2>&1 | tee "$log"
+    (set -e; perform "$name") 2>&1 9>&- | tee "$log"
     status=${PIPESTATUS[0]}
     set -e
     seconds=$((SECONDS - started))
@@ -335,7 +345,7 @@ run_step() {
     echo "$status $seconds $fingerprint" >"$work_dir/steps/$suite/$name"
     table+=("$name $seconds $status")
     # Nothing can follow a step that makes what the others use.
-    if [ "$status" = failed ] && contains "$name" wheels root install; then return 1; fi
+    if [ "$status" = failed ] && contains "$name" wheels root install; then is_over=yes; fi
 }
 
 print_table() {
@@ -354,29 +364,34 @@ print_table() {
 }
 
 main() {
-    clean=no failures=0
+    clean=no failures=0 is_over=no needs_system=no
     parse_options "$@"
     describe_suite
     root=$work_dir/$suite
     [ "${#only[@]}" = 0 ] || steps=("${only[@]}")
+    [[ " ${steps[*]}" != *" "[!w]* ]] || needs_system=yes  # all but wheels...
     if [ "$clean" = yes ]; then
         run rm -rf --one-file-system "$work_dir"/{steps,logs,bookworm,trixie,jammy,noble} \
             "$work_dir"/wheels-3.{10,11,12,13}
         exit 0
     fi
     if [ "$dry_run" = no ]; then
-        check_machine
-        enter_mount_namespace "$@"
+        [ "$needs_system" = no ] || check_machine
+        check_sources
+        [ "$needs_system" = no ] || enter_mount_namespace "$@"
         trap clean_up EXIT
         trap 'exit 130' INT
         trap 'exit 143' TERM
-        register_qemu
         mkdir -p "$work_dir/steps/$suite" "$work_dir/logs/$suite"
+        exec 9>"$work_dir/lock"
+        flock --nonblock 9 || fail "another run works in $work_dir: wait for it, or use --work-dir" 1
+        [ "$needs_system" = no ] || register_qemu
         commit=$(in_git rev-parse --short "$commit^{commit}")  # HEAD may move while this runs
         fingerprint=$(in_git rev-parse "$commit^{tree}")
     fi
     for step in "${steps[@]}"; do
-        run_step "$step" || break
+        run_step "$step"  # not in a condition, where bash would ignore `set -e` in all of it
+        if [ "$is_over" = yes ]; then break; fi
     done
     if [ "$dry_run" = no ]; then print_table; fi
     [ "$failures" = 0 ] || exit 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -92,6 +94,51 @@ def test_a_machine_without_qemu_is_skipped_with_the_reason(tmp_path: Path) -> No
     assert process.stdout.endswith(
         "skipped: qemu-aarch64-static is not installed: apt install qemu-user-static\n"
     )
+
+
+def fake_python(folder: Path, download: str) -> Path:
+    """A Python whose pip can tell its version, and does `download` instead of downloading."""
+    python = folder / "python"
+    real = shutil.which("python3")
+    python.write_text(
+        "#!/bin/bash\n"
+        f'case "$*" in *--version) exit 0;; "-m pip download"*) {download};; esac\n'
+        f'exec {real} "$@"\n'
+    )
+    python.chmod(0o755)
+    return python
+
+
+def test_a_step_that_fails_in_its_middle_has_failed_and_is_in_the_table(tmp_path: Path) -> None:
+    (tmp_path / "work" / "wheels-3.10").mkdir(parents=True)  # so that the next command succeeds
+    python = fake_python(tmp_path, "echo no wheel for aarch64; exit 1")
+    options = ("--only", "wheels-3.10", "--work-dir", str(tmp_path / "work"))
+    process = run(*options, "--python", str(python))
+    assert process.returncode == 1, process.stdout + process.stderr
+    assert "no wheel for aarch64" in process.stdout
+    assert re.search(r"\| wheels-3.10 +\| +\d+ \| failed +\|", process.stdout)
+
+
+def test_a_step_that_passed_is_not_repeated_unless_asked_for(tmp_path: Path) -> None:
+    count = tmp_path / "count"
+    download = f'echo >>{count}; mkdir -p "{tmp_path}/work/wheels-3.10"; exit 0'
+    python = fake_python(tmp_path, download)
+    options = ("--only", "wheels-3.10", "--work-dir", f"{tmp_path}/work", "--python", str(python))
+    assert run(*options).returncode == 0
+    assert "passed-before" in run(*options).stdout
+    assert len(count.read_text()) == 1
+    assert run(*options, "--redo", "wheels-3.10").returncode == 0
+    assert len(count.read_text()) == 2
+
+
+def test_two_runs_in_one_folder_do_not_meet(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    with (work / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = run("--only", "wheels-3.10", "--work-dir", str(work))
+    assert process.returncode == 1
+    assert f"another run works in {work}" in process.stderr
 
 
 def test_bash_can_parse_it_and_lines_are_short() -> None:

@@ -1,0 +1,199 @@
+"""The probes that need a GPU, on stand-ins for NVIDIA's libraries that refuse wrong calls."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROBE = Path(__file__).parents[2] / "build_scripts" / "board_probe.py"
+LIBCUDA = Path(__file__).parent / "stand_ins" / "libcuda.c"
+
+MODULES = {
+    "tensorrt.py": """
+        __version__ = "10.3.0"
+        class Logger:
+            WARNING = 2
+            def __init__(self, severity):
+                assert severity == Logger.WARNING
+        class Engine:
+            names = ("past_key_value_0", "past_key_value_11", "input_ids", "logits")
+            num_io_tensors = len(names)
+            def get_tensor_name(self, index):
+                return self.names[index]
+        class Runtime:
+            def __init__(self, logger):
+                assert isinstance(logger, Logger)
+            def deserialize_cuda_engine(self, plan):
+                return Engine() if plan == b"plan" else None
+        """,
+    "torch.py": """
+        from types import SimpleNamespace
+        float16 = "float16"
+        def zeros(n, device):
+            assert device == "cuda"
+        def DynamicDecodeOp(batch, beam, vocab, padded, tensors, pipelines, dtype):
+            assert (batch, beam, vocab, padded) == (1, 1, 51864, 51864)
+            assert (tensors, pipelines, dtype) == (1, 1, float16)
+            from pathlib import Path
+            import os
+            path = Path(os.environ["SYSTEM_ROOT"] + "/proc/meminfo")
+            path.write_text("MemAvailable: 4096000 kB\\nNvMapMemUsed: 624288 kB\\n")
+            return object()
+        classes = SimpleNamespace(trtllm=SimpleNamespace(DynamicDecodeOp=DynamicDecodeOp))
+        """,
+    "tensorrt_llm/__init__.py": '__version__ = "0.12.0"',
+    "tensorrt_llm/models/__init__.py": "",
+    "tensorrt_llm/models/enc_dec/__init__.py": "",
+    "tensorrt_llm/models/enc_dec/model.py": "def forward(x, input_lengths):\n"
+    "    return x, input_lengths // 2\n",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, text in MODULES.items():
+        path = tmp_path / "modules" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = text.splitlines()
+        path.write_text("\n".join(line.removeprefix(" " * 8) for line in lines) + "\n")
+    meminfo = tmp_path / "root" / "proc" / "meminfo"
+    meminfo.parent.mkdir(parents=True)
+    meminfo.write_text("MemAvailable: 4620288 kB\nNvMapMemUsed: 100000 kB\n")
+    return tmp_path
+
+
+def probe(folder: Path, *arguments: str, **environment: str) -> tuple[int, str]:
+    process = subprocess.run(
+        [sys.executable, PROBE, *arguments],
+        env={
+            **os.environ,
+            "SYSTEM_ROOT": str(folder / "root"),
+            "PYTHONPATH": str(folder / "modules"),
+            "LD_LIBRARY_PATH": str(folder),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **environment,
+        },
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert process.stderr == ""
+    return process.returncode, process.stdout.strip()
+
+
+@pytest.fixture
+def with_driver(folder: Path) -> Path:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler for the stand-in of libcuda.so.1")
+    library = folder / "libcuda.so.1"
+    command = [compiler, "-shared", "-fPIC", "-Wall", "-Werror", "-o", str(library), str(LIBCUDA)]
+    subprocess.run(command, check=True)
+    return folder
+
+
+def test_the_gpu_is_named_by_its_architecture(with_driver: Path) -> None:
+    assert probe(with_driver, "sm") == (0, "compute capability 8.7, driver for CUDA 12.6")
+
+
+def test_both_views_of_free_memory_are_told(with_driver: Path) -> None:
+    expected = "CUDA says 3000 MiB free, the kernel has 4512 MiB available"
+    assert probe(with_driver, "memory-view", STAND_IN_FREE_MIB="3000") == (0, expected)
+
+
+def test_a_large_piece_is_allocated_and_written(with_driver: Path) -> None:
+    expected = "allocated 3158 MiB of 4512 available MiB in one piece"
+    assert probe(with_driver, "allocate", "70%") == (0, expected)
+    assert probe(with_driver, "allocate", "1000")[0] == 0
+
+
+def test_a_piece_that_is_refused_is_a_finding(with_driver: Path) -> None:
+    expected = "3158 MiB of 4512 available MiB in one piece: CUDA error 2"
+    assert probe(with_driver, "allocate", "70%", STAND_IN_FREE_MIB="3000") == (1, expected)
+
+
+def test_a_context_is_made_and_its_memory_told(with_driver: Path) -> None:
+    assert probe(with_driver, "context") == (0, "a CUDA context took 0 MiB")
+
+
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has NVIDIA's driver")
+def test_a_machine_without_a_driver_says_so(folder: Path) -> None:
+    code, line = probe(folder, "sm")
+    assert code == 1
+    assert line.startswith("libcuda.so.1 cannot be loaded")
+
+
+def test_tensorrt_is_more_than_an_import(folder: Path) -> None:
+    assert probe(folder, "tensorrt") == (0, "tensorrt 10.3.0, runtime made")
+
+
+def test_a_library_that_is_missing_is_named(folder: Path) -> None:
+    (folder / "modules" / "tensorrt.py").write_text(
+        "raise ImportError('libnvdla_compiler.so: cannot open shared object file')\n"
+    )
+    code, line = probe(folder, "tensorrt")
+    assert code == 1
+    assert "libnvdla_compiler.so" in line
+
+
+def test_an_import_is_weighed(folder: Path) -> None:
+    code, line = probe(folder, "import", "tensorrt_llm")
+    assert code == 0
+    assert line.startswith("tensorrt_llm 0.12.0, ")
+    assert line.endswith(" MiB resident for its import")
+
+
+def test_page_locked_memory_is_seen_from_outside(folder: Path) -> None:
+    code, line = probe(folder, "pinned")
+    assert code == 0
+    assert line == (
+        "DynamicDecodeOp made: MemAvailable -512 MiB, Unevictable +0 MiB, NvMapMemUsed +512 MiB"
+    )
+
+
+def test_the_sources_say_which_length_unit_they_have(folder: Path) -> None:
+    assert probe(folder, "chunk-length") == (0, "sources: return x, input_lengths // 2")
+
+
+def test_tensors_of_layers_are_one_name(folder: Path) -> None:
+    decoder = folder / "engine" / "decoder"
+    decoder.mkdir(parents=True)
+    (decoder / "rank0.engine").write_bytes(b"plan")
+    expected = "input_ids logits past_key_value_N"
+    assert probe(folder, "tensors", str(folder / "engine")) == (0, expected)
+    (decoder / "rank0.engine").write_bytes(b"built elsewhere")
+    code, line = probe(folder, "tensors", str(folder / "engine"))
+    assert code == 1
+    assert "is refused by TensorRT 10.3.0" in line
+
+
+def test_what_a_decoder_was_built_with_is_read(folder: Path) -> None:
+    decoder = folder / "decoder"
+    decoder.mkdir()
+    plugins = {"context_fmha": True, "gpt_attention_plugin": "float16"}
+    config = {"build_config": {"plugin_config": plugins}}
+    (decoder / "config.json").write_text(json.dumps(config))
+    expected = 'context_fmha true, gpt_attention_plugin "float16"'
+    assert probe(folder, "plugins", str(folder)) == (0, expected)
+
+
+def test_each_plan_of_a_voice_has_to_pass(folder: Path) -> None:
+    tool = folder / "trtexec"
+    tool.write_text(
+        '#!/bin/sh\ncase "$*" in *bad.plan) exit 1;; esac\n'
+        "echo '&&&& PASSED TensorRT.trtexec [TensorRT v100300]'\n"
+    )
+    tool.chmod(0o755)
+    path = f"{folder}:{os.environ['PATH']}"
+    voice = folder / "voice"
+    voice.mkdir()
+    assert probe(folder, "voice", str(voice), PATH=path) == (1, f"no plan in {voice}")
+    (voice / "a.plan").touch()
+    (voice / "b.plan").touch()
+    assert probe(folder, "voice", str(voice), PATH=path) == (0, "2 plans passed")
+    (voice / "bad.plan").touch()
+    assert probe(folder, "voice", str(voice), PATH=path)[0] == 1
