@@ -94,7 +94,7 @@ check cpu-speech 'package demo engine:onnx' 600 'base.en int8 on the CPU answers
 # TensorRT plans
 check plan-build 'board package demo command:trtexec python:onnx' 3600 \
     'build_tensorrt.sh builds plans on the board, and the engine writes texts with them' \
-    "$probe plans" 'a text, and the memory that the builder took' 'texts, '
+    "$probe plans" 'texts as said, and the memory that the builder took' 'texts as said'
 check plan-speech 'board package demo engine:tensorrt' 600 \
     'plans of a real model answer within a second' "$probe speech {tensorrt}" \
     'a text, median under 1000 ms' 'texts, .* median [0-9]{1,3} ms'

@@ -265,16 +265,21 @@ def cost(utterances: list[dict[str, Any]]) -> str:
     return f"median {median:.0f} ms an utterance, MemAvailable fell by {memory_fell[-1]} MiB"
 
 
+def demo_thresholds() -> list[str]:
+    """NAME=VALUE of the thresholds that the demo checkpoint wants."""
+    manifest = json.loads((DEMO / "manifest.json").read_text())
+    return [f"{name}={value}" for name, value in manifest["decoding"].items()]
+
+
 def probe_build(backend: str, precision: str) -> str:
     """An engine of the demo checkpoint in a temporary folder, and the bundled recording by it."""
-    manifest = json.loads((DEMO / "manifest.json").read_text())
-    thresholds = [f"--threshold={name}={value}" for name, value in manifest["decoding"].items()]
     with tempfile.TemporaryDirectory(prefix="duplex-asr-board-") as folder:
         engine = f"{folder}/engine"
         run_watched([
             sys.executable, "-m", "duplex_asr", "build", str(DEMO / "checkpoint.pt"),
             "--backend", backend, "--precision", precision, "--output", engine,
-            "--tokenizer", str(DEMO / "tokenizer.tiktoken"), *thresholds,
+            "--tokenizer", str(DEMO / "tokenizer.tiktoken"),
+            *(f"--threshold={each}" for each in demo_thresholds()),
         ])  # fmt: skip
         return probe_demo(engine)
 
@@ -288,12 +293,13 @@ def probe_plans() -> str:
             "MODEL_NAME": "demo",
             "CHECKPOINT": str(DEMO / "checkpoint.pt"),
             "TOKENIZER": str(DEMO / "tokenizer.tiktoken"),
+            "THRESHOLDS": " ".join(demo_thresholds()),
             "ENGINE_DIR": plans,
         }
         started = time.monotonic()
         run_watched([f"{REPOSITORY}/build_scripts/build_tensorrt.sh"], environment)
         building = f"built in {time.monotonic() - started:.0f} s with {memory_fell[-1]} MiB"
-        return f"{probe_speech(plans)}; {building}"
+        return f"{probe_demo(plans)}; {building}"
 
 
 def probe_voice(folder: str) -> str:
