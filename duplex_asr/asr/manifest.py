@@ -110,13 +110,18 @@ def check_files(folder: Path, manifest: Manifest) -> None:
             is_whole = path.stat().st_size == entry["bytes"] and sha256_of(path) == entry["sha256"]
         except OSError as error:
             raise EngineError(
-                f"engine file {path} cannot be read ({error.strerror}): {_how_to_build(folder)}"
+                f"engine file {path} cannot be read ({error.strerror}): "
+                f"{_how_to_build(folder, manifest.backend)}"
             ) from error
         if not is_whole:
             raise EngineError(
-                f"engine file {path} is damaged, its sha256 differs: {_how_to_build(folder)}"
+                f"engine file {path} is damaged, its sha256 differs: "
+                f"{_how_to_build(folder, manifest.backend)}"
             )
 
 
-def _how_to_build(folder: Path) -> str:
+def _how_to_build(folder: Path, backend: str = "onnx") -> str:
+    scripts = {"tensorrt": "build_tensorrt.sh", "trtllm": "build_base_en.sh"}
+    if backend in scripts:
+        return f"build it on this machine with `build_scripts/{scripts[backend]}`"
     return f"build it with `duplex-asr build CHECKPOINT.pt --backend onnx --output {folder}`"

@@ -340,6 +340,29 @@ def test_a_missing_package_is_named(
         load(folder)
 
 
+def test_plugins_that_cannot_be_loaded_at_import_are_named(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, folder = make(**V12)
+
+    class Finder:
+        def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+            if name == "tensorrt_llm":
+                raise OSError("libnvinfer_plugin_tensorrt_llm.so: cannot open shared object file")
+
+    monkeypatch.delitem(sys.modules, "tensorrt_llm")
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    with pytest.raises(EngineError, match="importing TensorRT-LLM for .* plugins .* are missing"):
+        load(folder)
+
+
+def test_a_damaged_engine_file_names_the_script_that_builds_it(make: Any) -> None:
+    _, folder = make(**V12)
+    (folder / "decoder" / "rank0.engine").write_text("cut off")
+    with pytest.raises(EngineError, match=r"rank0.engine is damaged.*build_scripts/build_base_en"):
+        load(folder)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

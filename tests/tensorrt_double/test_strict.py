@@ -6,11 +6,13 @@ import ast
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from tests.tensorrt_double.gpu import GpuDouble
 from tests.tensorrt_double.strict import SIGNATURES, RefusedCall, make_module, read_signatures
-from tests.tensorrt_double.tensorrt import make_tensorrt
+from tests.tensorrt_double.tensorrt import make_tensorrt, write_plan
 
 DATA = {
     "module": "example",
@@ -104,6 +106,58 @@ def test_calls_in_the_wrong_order_are_refused() -> None:
 def test_the_default_stream_is_refused() -> None:
     with pytest.raises(RefusedCall, match="0 is the default stream"):
         GpuDouble().check_stream(0)
+
+
+def test_a_plan_is_not_executed_before_everything_is_set(tmp_path: Path) -> None:
+    gpu = GpuDouble()
+    trt = make_tensorrt(gpu)
+    gpu.driver.init()
+    gpu.driver.Device(0).retain_primary_context().push()
+    stream = gpu.driver.Stream().handle
+    memory = int(gpu.driver.mem_alloc(8192))
+    context = _context_of_identity(trt, tmp_path)
+    with pytest.raises(RefusedCall, match="no memory for activations"):
+        context.set_device_memory(memory, 16)
+    with pytest.raises(RefusedCall, match="0 is the default stream"):
+        context.execute_async_v3(0)
+    with pytest.raises(RefusedCall, match="without device memory"):
+        context.execute_async_v3(stream)
+    context.set_device_memory(memory, 4096)
+    with pytest.raises(RefusedCall, match="before shape and address of x were set"):
+        context.execute_async_v3(stream)
+    with pytest.raises(RefusedCall, match="asked before all inputs have theirs"):
+        context.get_tensor_shape("y")
+    assert context.set_input_shape("x", (2,)) and not context.set_input_shape("x", (9,))
+    assert context.get_tensor_shape("y") == (2,)
+    assert not context.set_tensor_address("x", memory + 4097), "not aligned"
+    assert context.set_tensor_address("x", memory + 4096)
+    with pytest.raises(RefusedCall, match="before the address of y was set"):
+        context.execute_async_v3(stream)
+    with pytest.raises(RefusedCall, match="no tensor z"):
+        context.set_tensor_address("z", memory)
+    context.set_tensor_address("y", memory + 8192)
+    with pytest.raises(RefusedCall, match="in no live allocation"):
+        context.execute_async_v3(stream)
+
+
+def _context_of_identity(trt: Any, folder: Path) -> Any:
+    """The execution context of a plan that copies x to y, with 1 to 4 values."""
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in "xy"]
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])], "copy", value[:1], value[1:]
+    )
+    opsets = [helper.make_opsetid("", 20)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    onnx.save_model(model, str(folder / "copy.onnx"))
+    shapes = ["--minShapes=x:1", "--optShapes=x:1", "--maxShapes=x:4"]
+    write_plan(folder / "copy.onnx", folder / "copy.plan", shapes)
+
+    class Log(trt.ILogger):  # type: ignore[misc]  # made at run time
+        def log(self, severity: Any, msg: str) -> None:
+            pass
+
+    engine = trt.Runtime(Log()).deserialize_cuda_engine((folder / "copy.plan").read_bytes())
+    return engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
 
 
 def test_every_name_that_the_package_uses_is_in_the_signatures() -> None:

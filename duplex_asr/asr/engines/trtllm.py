@@ -65,7 +65,8 @@ class TrtLlmEngine:
         dimensions = manifest.dimensions
         ranks = read_ranks(folder / TOKENIZER_NAME)
         tokenizer = Tokenizer(ranks, dimensions.n_vocab, dimensions.is_multilingual)
-        _check_version(config)
+        with explained(folder, "importing TensorRT-LLM for"):  # it loads its plugins at once
+            _check_version(config)
         import torch  # it came with tensorrt_llm
 
         with explained(folder, "checking the GPU for"):
