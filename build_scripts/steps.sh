@@ -236,6 +236,8 @@ run the same command again, finished steps are kept."
     elif (($2 == 137)); then
         fail "$EXIT_KILLED" "$tool was killed in step '$1' (exit status 137), most likely because \
 memory ran out: stop other programs or add swap, then run the same command again."
+    elif (($2 == EXIT_UNSUPPORTED_GRAPH)); then
+        fail "$EXIT_UNSUPPORTED_GRAPH" "$(tail -n 1 "$3")."
     elif grep -q 'NvMapMemAllocInternalTagged.*error 12' "$3"; then
         fail "$EXIT_STEP" "step '$1' ($tool) ended with status $2 after NvMap refused GPU memory: \
 reboot to undo fragmentation, and see docs/jetson.md if this is L4T 36.4.7."

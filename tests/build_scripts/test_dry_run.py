@@ -51,6 +51,13 @@ CASES: dict[str, tuple[str, str, list[str], dict[str, str]]] = {
          "ENGINE_DIR": "/data/mine", "BUILDER_LEVEL": "1", "WORKSPACE_MB": "256",
          "KEEP_ONNX": "yes"},
     ),
+    "voice": ("jetson", "build_voice.sh", [], {"VOICE": "/data/en_US-amy-medium.onnx"}),
+    "voice-nothing-installed": ("pc", "build_voice.sh", [], {}),
+    "voice-kokoro-buckets": (
+        "jetson", "build_voice.sh", [],
+        {"VOICE": "/data/kokoro.onnx", "VOICE_KIND": "kokoro", "VOICE_PATTERN": "buckets",
+         "BUCKETS": "128 64", "PRECISION": "fp32"},
+    ),
 }  # fmt: skip
 
 

@@ -7,7 +7,6 @@ import re
 import sys
 from pathlib import Path
 
-import onnx
 from misfortune import KNOWN_FLAGS, misfortune, record, refuse
 
 BANNER = "&&&& RUNNING TensorRT.trtexec [TensorRT v{}] # trtexec {}"
@@ -59,6 +58,8 @@ def check(options: dict[str, str], major: int) -> None:
 
 def check_against_graph(options: dict[str, str]) -> None:
     """Every dynamic input has a profile that it can have; every named layer is in the graph."""
+    import onnx  # late: most calls ask for the version only
+
     graph = onnx.load(options["--onnx"], load_external_data=False).graph
     inputs = {
         value.name: [dim.dim_value or -1 for dim in value.type.tensor_type.shape.dim]
