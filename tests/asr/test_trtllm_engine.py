@@ -23,6 +23,7 @@ from duplex_asr.asr.manifest import TOKENIZER_NAME, describe_files, read_manifes
 from duplex_asr.asr.mel import log_mel_spectrogram
 from duplex_asr.errors import EngineError, GpuLostError
 from tests.tensorrt_double.strict import RefusedCall
+from tests.tensorrt_double.torch import Tensor
 from tests.tensorrt_double.trtllm import TrtLlmDouble, install_trtllm
 
 NOISE = np.random.default_rng(3).standard_normal(40_000).astype(np.float32) * 0.1
@@ -110,6 +111,7 @@ def load(folder: Path) -> TrtLlmEngine:
         ({**V13}, TrtLlmSession),
         ({**V13, "is_paged": True}, TrtLlmSession),
         ({**V13, **PACKED}, TrtLlmExecutor),
+        ({**V1, "has_position_ids": True}, TrtLlmSession),
         ({**V1, **PACKED}, TrtLlmExecutor),
     ],
 )
@@ -236,6 +238,21 @@ def test_each_known_failure_is_one_clear_sentence(
         engine = load(folder)
         engine.decode(engine.encode(MEL), engine.tokenizer.prompt(), 3)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("settings", [V12, {**V13, **PACKED}])
+def test_memory_that_is_missing_for_the_sound_is_named(
+    make: Any, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    _, folder = make(**settings)
+    engine = load(folder)
+
+    def fail(self: Tensor, **_: Any) -> Tensor:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 MiB")
+
+    monkeypatch.setattr(Tensor, "to", fail)
+    with pytest.raises(EngineError, match="Tried to allocate .* end other programs"):
+        engine.encode(MEL)
 
 
 def test_a_failed_request_of_the_executor_is_named(make: Any) -> None:

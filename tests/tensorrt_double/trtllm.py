@@ -37,6 +37,7 @@ class TrtLlmDouble:
     is_paged: bool = False
     is_packed: bool = False
     mel_name: str = "input_features"
+    has_position_ids: bool = False
     fail: dict[str, Exception] = field(default_factory=dict)
     prompt_answered: list[int] | None = None  # ids that are answered in place of the prompt
     requests: list[Any] = field(default_factory=list)
@@ -103,15 +104,16 @@ def _session_behaviours(double: TrtLlmDouble) -> dict[str, Any]:  # noqa: C901 -
             self.name, self.dtype, self.shape = name, dtype, shape
 
     class Engine:
-        tensors = (double.mel_name, "input_lengths", "encoder_output")
-        num_io_tensors = 3
+        extra = ("position_ids",) if double.has_position_ids else ()
+        tensors = (double.mel_name, "input_lengths", *extra, "encoder_output")
+        num_io_tensors = len(tensors)
 
         def get_tensor_name(self, index: int) -> str:
             return self.tensors[index]
 
         def get_tensor_dtype(self, name: str) -> Any:
             kinds = trt.DataType
-            return kinds.INT32 if name == "input_lengths" else kinds.HALF
+            return kinds.INT32 if name in ("input_lengths", "position_ids") else kinds.HALF
 
     class Session:
         engine = wrap(trt, "ICudaEngine", Engine())
@@ -125,6 +127,8 @@ def _session_behaviours(double: TrtLlmDouble) -> dict[str, Any]:  # noqa: C901 -
         def infer_shapes(self, inputs: list[Any], context: Any) -> list[Any]:
             frames = (3000, dims.n_mels) if double.is_packed else (1, dims.n_mels, 3000)
             expected = {double.mel_name: frames, "input_lengths": (1,)}
+            if double.has_position_ids:
+                expected["position_ids"] = (1, 1500)
             found = {each.name: each.shape for each in inputs}
             if found.keys() != expected.keys():
                 raise RefusedCall(f"the encoder has {sorted(expected)}, not {sorted(found)}")
@@ -145,6 +149,10 @@ def _session_behaviours(double: TrtLlmDouble) -> dict[str, Any]:  # noqa: C901 -
             (length,) = check_on_gpu(inputs["input_lengths"], np.int32, (1,), "input_lengths")
             if length != (3000 if double.unit == "mel" else 1500):
                 raise RefusedCall(f"length {length} is not in the unit {double.unit}")
+            if double.has_position_ids:
+                places = check_on_gpu(inputs["position_ids"], np.int32, (1, 1500), "position_ids")
+                if places[0].tolist() != list(range(1500)):
+                    raise RefusedCall("position_ids do not count up")
             features = double.encode(mel.T if double.is_packed else mel[0])
             target = outputs["encoder_output"].values
             target[...] = features.reshape(target.shape)

@@ -55,7 +55,8 @@ class TrtLlmExecutor:
         """Frames on the GPU, shape = (n, n_mels): the executor encodes and decodes in one go."""
         dtype = getattr(self._torch, self._config.dtype)
         rows = self._torch.from_numpy(np.ascontiguousarray(mel.T))
-        return rows.to(device="cuda", dtype=dtype).contiguous()
+        with explained(self._config.folder, "copying sound to the GPU for"):
+            return rows.to(device="cuda", dtype=dtype).contiguous()
 
     def decode(
         self,

@@ -110,16 +110,16 @@ class TrtLlmSession:
 
         torch, config = self._torch, self._config
         num_frames = mel.shape[1]
-        features = torch.from_numpy(np.ascontiguousarray(mel)).to(
-            device="cuda", dtype=getattr(torch, config.dtype)
-        )
-        # Packed engines take rows of frames, the others (1, n_mels, frames).
-        features = features.T.contiguous() if config.is_packed else features.unsqueeze(0)
-        length = num_frames if config.lengths_unit == "mel" else num_frames // 2
-        inputs = {self._mel_name: features, "input_lengths": self._int32([length])}
-        if "position_ids" in self._encoder_names:  # since about 0.15
-            inputs["position_ids"] = self._int32([list(range(num_frames // 2))])
         with explained(config.folder, "encoding with"):
+            features = torch.from_numpy(np.ascontiguousarray(mel)).to(
+                device="cuda", dtype=getattr(torch, config.dtype)
+            )
+            # Packed engines take rows of frames, the others (1, n_mels, frames).
+            features = features.T.contiguous() if config.is_packed else features.unsqueeze(0)
+            length = num_frames if config.lengths_unit == "mel" else num_frames // 2
+            inputs = {self._mel_name: features, "input_lengths": self._int32([length])}
+            if "position_ids" in self._encoder_names:  # since about 0.15
+                inputs["position_ids"] = self._int32([list(range(num_frames // 2))])
             engine = self._encoder.engine
             shapes = [
                 TensorInfo(name, engine.get_tensor_dtype(name), tuple(value.shape))
