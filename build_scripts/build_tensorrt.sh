@@ -81,7 +81,7 @@ parse_options() {
             -*) fail "$EXIT_USAGE" "$1 is no option of this script: see --help." ;;
             *)
                 [[ -z $GRAPHS ]] || fail "$EXIT_USAGE" "$1 is one GRAPHS_DIR too many."
-                GRAPHS=${1%/}
+                GRAPHS=$1
                 ;;
         esac
         shift
@@ -95,7 +95,7 @@ check_overrides() {
     if [[ -n $GRAPHS ]]; then
         [[ -z $CHECKPOINT$FROM_FILE ]] ||
             fail "$EXIT_USAGE" "GRAPHS_DIR and a checkpoint are both named: give one of them."
-        [[ $GRAPHS == /* ]] || GRAPHS=$PWD/$GRAPHS
+        require_plain_path GRAPHS "$GRAPHS"
         check_graphs
         ENGINE_DIR=${ENGINE_DIR:-$GRAPHS-plans}
     else
@@ -109,7 +109,7 @@ check_overrides() {
             problem "$EXIT_CHECKPOINT" "there is no TOKENIZER $TOKENIZER: give an existing file."
         ENGINE_DIR=${ENGINE_DIR:-$ROOT/engines/$MODEL_NAME/build/tensorrt-$PRECISION}
     fi
-    require_plain_path ENGINE_DIR "$ENGINE_DIR"
+    check_common_overrides
 }
 
 check_graphs() {

@@ -115,11 +115,14 @@ check_overrides() {
     require_number MAX_NEW_TOKENS "$MAX_NEW_TOKENS" 1 $((TEXT_POSITIONS - PROMPT_TOKENS))
     require_number MAX_INPUT_LEN "$MAX_INPUT_LEN" 1 3000
     require_choice PAGED_KV "$PAGED_KV" enable disable
+    if [[ $PAGED_KV == enable ]] && ((MAX_BEAM_WIDTH > 1)); then
+        fail "$EXIT_USAGE" "MAX_BEAM_WIDTH=$MAX_BEAM_WIDTH does not go with PAGED_KV=enable, where \
+Whisper has one beam before TensorRT-LLM 0.13 and in duplex-asr: set PAGED_KV=disable."
+    fi
     require_choice CONTEXT_FMHA "$CONTEXT_FMHA" enable disable
     ENGINE_DIR=$(default_engine_dir)
-    require_plain_path ENGINE_DIR "$ENGINE_DIR"
+    check_common_overrides
     [[ -z $TRTLLM_VERSION ]] || require_version TRTLLM_VERSION "$TRTLLM_VERSION"
-    [[ -z ${SM:-} ]] || require_number SM "$SM" 50 150
     check_checkpoint_overrides
 }
 
@@ -142,10 +145,6 @@ they ended with 1.2: install 0.12.0, or use build_tensorrt.sh, which needs no Te
     elif [[ $MODEL_NAME == large-v3-turbo ]] && ((VERSION < 13)); then
         fail "$EXIT_WRONG_VERSION" "large-v3-turbo needs TensorRT-LLM 0.13 or newer and this is \
 $TRTLLM_VERSION: choose another MODEL_NAME, or use build_tensorrt.sh."
-    fi
-    if [[ $PAGED_KV == enable ]] && ((VERSION < 13 && MAX_BEAM_WIDTH > 1)); then
-        fail "$EXIT_USAGE" "MAX_BEAM_WIDTH=$MAX_BEAM_WIDTH does not go with PAGED_KV=enable before \
-TensorRT-LLM 0.13, where a paged Whisper has one beam: set PAGED_KV=disable."
     fi
 }
 

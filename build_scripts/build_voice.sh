@@ -81,7 +81,6 @@ check_overrides() {
         VOICE=$PWD/voice.onnx # so that a dry run shows what would happen
     fi
     require_plain_path VOICE "$VOICE"
-    [[ $VOICE == /* ]] || VOICE=$PWD/$VOICE
     if [[ -z $VOICE_NAME ]]; then
         VOICE_NAME=${VOICE##*/}
         VOICE_NAME=${VOICE_NAME%.onnx}
@@ -107,7 +106,7 @@ check_overrides() {
     mapfile -t SIZES < <(printf '%s\n' "${SIZES[@]}" | sort -nu)
     check_plan_settings
     ENGINE_DIR=${ENGINE_DIR:-$ROOT/engines/voices/build/$VOICE_NAME-$PRECISION}
-    require_plain_path ENGINE_DIR "$ENGINE_DIR"
+    check_common_overrides
     [[ -f $VOICE ]] ||
         problem "$EXIT_CHECKPOINT" "there is no voice $VOICE: give an existing .onnx file."
 }

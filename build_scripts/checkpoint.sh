@@ -37,9 +37,7 @@ check_checkpoint_overrides() {
     if [[ -n $CHECKPOINT && -n $FROM_FILE ]]; then
         fail "$EXIT_USAGE" "CHECKPOINT and --from both name a file: give one of them."
     fi
-    [[ -z $CHECKPOINT ]] || require_plain_path CHECKPOINT "$CHECKPOINT"
-    CHECKPOINT_FILE=${CHECKPOINT:-${FROM_FILE:-$DOWNLOAD_DIR/$MODEL_NAME.pt}}
-    [[ $CHECKPOINT_FILE == /* ]] || CHECKPOINT_FILE=$PWD/$CHECKPOINT_FILE
+    require_plain_path CHECKPOINT_FILE "${CHECKPOINT:-${FROM_FILE:-$DOWNLOAD_DIR/$MODEL_NAME.pt}}"
     if [[ -n $CHECKPOINT$FROM_FILE && ! -f $CHECKPOINT_FILE ]]; then
         problem "$EXIT_CHECKPOINT" "there is no checkpoint $CHECKPOINT_FILE: give an existing file."
     fi

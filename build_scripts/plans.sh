@@ -24,14 +24,14 @@ check_plan_settings() {
     require_number WORKSPACE_MB "$WORKSPACE_MB" 64 65536
     require_choice KEEP_ONNX "$KEEP_ONNX" yes no
     [[ -z ${TENSORRT_VERSION:-} ]] || require_version TENSORRT_VERSION "$TENSORRT_VERSION"
-    [[ -z ${SM:-} ]] || require_number SM "$SM" 50 150
 }
 
 # trtexec and its version; PRECISION decides whether TensorRT 11 could do it.
 check_tensorrt() {
     local number
     require_tool "$PYTHON" "install Python 3, or set PYTHON"
-    if TRTEXEC=$(find_trtexec); then
+    if find_trtexec >/dev/null; then
+        TRTEXEC=$(find_trtexec)
         number=$(version_number "${TENSORRT_VERSION_FOUND:-0.0}")
         if ((number < 10000)); then
             problem "$EXIT_WRONG_VERSION" "$TRTEXEC is of TensorRT \
@@ -41,8 +41,8 @@ ${TENSORRT_VERSION_FOUND:-of unknown version} and the graphs need 10: use JetPac
 which ended with 10: set PRECISION=fp32, or use TensorRT 10."
         fi
     else
-        TRTEXEC=/usr/src/tensorrt/bin/trtexec
-        problem "$EXIT_MISSING_TOOL" "trtexec is not installed: on a Jetson get it with \
+        TRTEXEC=${TRTEXEC:-/usr/src/tensorrt/bin/trtexec}
+        problem "$EXIT_MISSING_TOOL" "there is no $TRTEXEC: on a Jetson get it with \
 \`sudo apt install nvidia-jetpack\`, or set TRTEXEC."
     fi
     check_architecture

@@ -63,10 +63,28 @@ require_number() {
     printf -v "$1" '%d' "$((10#$2))"
 }
 
-require_plain_path() { # NAME VALUE
-    if [[ -z $2 || $2 == *$'\n'* || $2 == -* ]]; then
-        fail "$EXIT_USAGE" "$1 is empty, starts with '-' or has a line break: give a plain path."
+# require_plain_path NAME VALUE: NAME is absolute and without a slash at its end afterwards.
+require_plain_path() {
+    local path=$2
+    while [[ $path == */ ]]; do
+        path=${path%/}
+    done
+    if [[ -z $path || $path == *$'\n'* || $path == -* ]]; then
+        fail "$EXIT_USAGE" "$1 is empty, is /, starts with '-' or has a line break: give a plain path."
     fi
+    [[ $path == /* ]] || path=$PWD/$path
+    printf -v "$1" '%s' "$path"
+}
+
+# Overrides that every script has.
+check_common_overrides() {
+    local name
+    for name in NEEDED_MEMORY_MB NEEDED_TOTAL_MB NEEDED_DISK_MB; do
+        [[ -z ${!name:-} ]] || require_number "$name" "${!name}" 0 999999
+    done
+    require_number SIGN_OF_LIFE_S "${SIGN_OF_LIFE_S:-30}" 1 3600
+    [[ -z ${SM:-} ]] || require_number SM "$SM" 50 150
+    require_plain_path ENGINE_DIR "$ENGINE_DIR"
 }
 
 # ---- versions ----------------------------------------------------------------------------------
@@ -116,8 +134,8 @@ tensorrt_version() {
 # JetPack installs trtexec outside of PATH.
 find_trtexec() {
     local candidate
-    for candidate in "${TRTEXEC:-}" trtexec "$SYSTEM_ROOT/usr/src/tensorrt/bin/trtexec"; do
-        if [[ -n $candidate ]] && command -v "$candidate" >/dev/null 2>&1; then
+    for candidate in ${TRTEXEC:+"$TRTEXEC"} trtexec "$SYSTEM_ROOT/usr/src/tensorrt/bin/trtexec"; do
+        if [[ $candidate == "${TRTEXEC:-$candidate}" ]] && command -v "$candidate" >/dev/null 2>&1; then
             echo "$candidate"
             return
         fi
@@ -213,6 +231,11 @@ look_at_machine() {
         say "    ${users//$'\n'/$'\n    '}"
         warn "other programs hold GPU memory, which cannot be swapped out: stop them for the build."
     fi
+    if [[ -n $L4T && -z $users && ! -r $SYSTEM_ROOT/sys/kernel/debug/nvmap/iovmm/clients ]]; then
+        say "  GPU users unknown: only root may see them"
+    fi
+    ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 501)) ||
+        problem "$EXIT_WRONG_VERSION" "bash $BASH_VERSION is older than 5.1, which JetPack 6 has."
     if [[ $L4T == 36.4.7 ]]; then
         warn "L4T 36.4.7 refuses large GPU allocations (NvMap error 12); 36.4.4 and 36.5 do not."
     fi

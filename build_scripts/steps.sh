@@ -211,7 +211,7 @@ run_tool() { # NAME PARTIAL_OUTPUT COMMAND...
 wait_with_signs_of_life() { # NAME STARTED
     local finished='' status
     while true; do
-        sleep "${SIGN_OF_LIFE_S:-30}" >/dev/null 2>&1 9>&- &
+        sleep "$SIGN_OF_LIFE_S" >/dev/null 2>&1 9>&- &
         STEP_TIMER=$!
         status=0
         wait -n -p finished "$STEP_CHILD" "$STEP_TIMER" || status=$?

@@ -73,7 +73,7 @@ def start_and_hang(board: Board, step: str) -> tuple[subprocess.Popen[str], int]
     """Start a build that stops in `step`; returns it and the pid of the tool that hangs."""
     process = subprocess.Popen(
         board.command(SCRIPT), cwd=board.folder, stderr=subprocess.PIPE, text=True,
-        env={**board.environment, "STAND_IN_FAILURE": f"{step} hang", "SIGN_OF_LIFE_S": "0.2"},
+        env={**board.environment, "STAND_IN_FAILURE": f"{step} hang", "SIGN_OF_LIFE_S": "1"},
         start_new_session=True, preexec_fn=hear_ctrl_c,
     )  # fmt: skip
     pid_file = board.folder / f"calls.{step}.pid"
@@ -91,7 +91,7 @@ def test_an_interrupted_build_stops_its_tool_and_can_be_resumed(
     board: Board, number: signal.Signals, code: int
 ) -> None:
     process, tool = start_and_hang(board, "decoder")
-    time.sleep(0.5)  # long enough for signs of life
+    time.sleep(1.3)  # long enough for a sign of life
     os.kill(process.pid, number)
     _, errors = process.communicate(timeout=20)
     assert process.returncode == code

@@ -25,6 +25,9 @@ WRONG = [
     ({"TRTLLM_VERSION": "latest"}, "TRTLLM_VERSION=latest"),
     ({"SM": "8.7"}, "SM=8.7"),
     ({"ENGINE_DIR": "-rf"}, "ENGINE_DIR"),
+    ({"ENGINE_DIR": "/"}, "ENGINE_DIR"),
+    ({"NEEDED_DISK_MB": "much"}, "NEEDED_DISK_MB=much"),
+    ({"SIGN_OF_LIFE_S": "0"}, "SIGN_OF_LIFE_S=0"),
 ]
 
 
@@ -63,6 +66,18 @@ def test_numbers_with_a_leading_zero_are_decimal(jetson: Board) -> None:
     assert process.returncode == 0
     assert "at most 7.5 s" in process.stderr
     assert "--max_seq_len 78 \\\n" in process.stdout
+
+
+def test_beams_need_the_contiguous_cache_in_every_version(pc: Board) -> None:
+    beams = {"MAX_BEAM_WIDTH": "4", "SM": "86"}
+    for version in ("0.12.0", "0.13.0", "1.2.1"):
+        process = pc.run("build_trtllm.sh", "--dry-run", TRTLLM_VERSION=version, **beams)
+        assert process.returncode == 2
+        assert "PAGED_KV=disable" in process.stderr
+        beams_work = pc.run(
+            "build_trtllm.sh", "--dry-run", TRTLLM_VERSION=version, PAGED_KV="disable", **beams
+        )
+        assert beams_work.returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,18 @@ def test_tensorrt_is_found_where_jetpack_puts_it_and_in_path(board: Board) -> No
     assert "TensorRT not found" in board.run(SCRIPT, "--dry-run").stderr
 
 
+def test_a_trtexec_of_the_user_must_be_there(board: Board) -> None:
+    process = board.run("build_tensorrt.sh", TRTEXEC="/missing/trtexec")
+    assert process.returncode == 10
+    assert "/missing/trtexec" in last_line(process)
+
+
+def test_gpu_users_that_only_root_may_see_are_called_unknown(board: Board) -> None:
+    (board.root / "sys/kernel/debug/nvmap/iovmm/clients").unlink()
+    process = board.run(SCRIPT, "--dry-run")
+    assert "GPU users unknown" in process.stderr
+
+
 def test_users_of_a_discrete_gpu_come_from_nvidia_smi(pc: Board) -> None:
     smi = pc.tools / "nvidia-smi"
     smi.write_text(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from duplex_asr.asr.engines.trtllm_config import read_config
 from duplex_asr.asr.manifest import Manifest, check_files, read_manifest
 from tests.build_scripts.board import Board, give_tools, last_line, make_board
 
@@ -83,10 +85,13 @@ def test_every_version_accepts_the_flags_that_are_made_for_it(
     unit = "output" if version in ("0.11.0", "0.12.0") else "mel"
     assert manifest.built_with["encoder_input_lengths_unit"] == unit
     assert manifest.built_with["kv_cache"] == ("paged" if paged == "enable" else "contiguous")
+    config = read_config(folder, manifest)  # what the engine of duplex-asr makes of it
+    assert config.lengths_unit == unit
+    assert config.is_paged == (paged == "enable")
+    assert config.runs_in_executor == (unit == "mel" and paged == "enable")
+    assert (config.max_input_len, config.max_seq_len) == (14, 114)
     build = json.loads((folder / "decoder/config.json").read_text())["build_config"]
-    layout = build.get("kv_cache_type") or build["paged_kv_cache"]
-    assert layout in {"enable": ("enable", "paged"), "disable": ("disable", "continuous")}[paged]
-    assert build["max_encoder_input_len"] == ("1500" if unit == "output" else "3000")
+    assert build["max_encoder_input_len"] == (1500 if unit == "output" else 3000)
 
 
 def test_a_finished_engine_is_not_built_again(jetson: Board, checkpoint: Path) -> None:
@@ -115,6 +120,14 @@ def test_an_engine_of_other_settings_is_replaced_only_when_asked(
     assert read_engine(folder).built_with["max_new_tokens"] == "64"
 
 
+def test_paths_may_be_relative_and_end_with_a_slash(jetson: Board, checkpoint: Path) -> None:
+    process = jetson.run("build_base_en.sh", CHECKPOINT=checkpoint.name, ENGINE_DIR="my engine//")
+    assert process.returncode == 0, process.stderr
+    assert last_line(process) == f"{jetson.folder}/my engine is ready."
+    assert not (jetson.folder / "my engine.work").exists()
+    read_engine(jetson.folder / "my engine")
+
+
 def test_a_damaged_engine_is_noticed(jetson: Board, checkpoint: Path) -> None:
     folder = jetson.repo / "engines/base.en/build/trtllm-int8"
     jetson.run("build_base_en.sh", CHECKPOINT=str(checkpoint))
@@ -136,6 +149,9 @@ def test_a_folder_that_is_no_engine_is_never_replaced(jetson: Board, checkpoint:
     assert jetson.calls() == ["seal_engine.py"]
 
 
+needs_curl = pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
+
+
 def offer_download(board: Board, content: bytes) -> str:
     """Put `content` where base.en is downloaded from, as the file that the table expects."""
     sha256 = hashlib.sha256(b"weights from the network").hexdigest()
@@ -148,6 +164,7 @@ def offer_download(board: Board, content: bytes) -> str:
     return f"file://{board.folder}/mirror"
 
 
+@needs_curl
 def test_the_checkpoint_is_downloaded_once(jetson: Board) -> None:
     url = offer_download(jetson, b"weights from the network")
     process = jetson.run("build_base_en.sh", CHECKPOINT_URL=url)
@@ -159,6 +176,7 @@ def test_the_checkpoint_is_downloaded_once(jetson: Board) -> None:
     assert again.returncode == 0, again.stderr
 
 
+@needs_curl
 def test_an_interrupted_download_goes_on_from_its_end(jetson: Board) -> None:
     url = offer_download(jetson, b"WEIGHTS FROM the network")  # only the end is fetched
     part = jetson.folder / "home/.cache/whisper/base.en.pt.part"
@@ -170,6 +188,7 @@ def test_an_interrupted_download_goes_on_from_its_end(jetson: Board) -> None:
     assert not part.exists()
 
 
+@needs_curl
 def test_a_download_of_something_else_ends_with_21_and_is_deleted(jetson: Board) -> None:
     url = offer_download(jetson, b"<html>log in first</html>")
     process = jetson.run("build_base_en.sh", CHECKPOINT_URL=url)
@@ -179,9 +198,17 @@ def test_a_download_of_something_else_ends_with_21_and_is_deleted(jetson: Board)
     assert jetson.calls() == []
 
 
+@needs_curl
 def test_no_network_ends_with_20_and_names_the_way_out(jetson: Board) -> None:
     process = jetson.run("build_base_en.sh", CHECKPOINT_URL="file:///nowhere")
     assert process.returncode == 20
+    assert "--from FILE" in last_line(process)
+
+
+def test_a_missing_curl_is_named(jetson: Board) -> None:
+    (jetson.tools / "curl").unlink(missing_ok=True)
+    process = jetson.run("build_base_en.sh")
+    assert process.returncode == 10
     assert "--from FILE" in last_line(process)
 
 

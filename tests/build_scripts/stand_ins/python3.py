@@ -61,8 +61,9 @@ def convert(arguments: list[str]) -> None:
     shared = {"hidden_size": width, "num_attention_heads": heads, "num_hidden_layers": layers}
     parts = {
         "encoder": {"architecture": "WhisperEncoder", "n_mels": 80, "n_audio_ctx": 1500},
-        "decoder": {"architecture": "DecoderModel", "max_position_embeddings": 448},
-    }
+        "decoder": {"architecture": "DecoderModel", "max_position_embeddings": 448,
+                    "has_position_embedding": True},
+    }  # fmt: skip
     for part, config in parts.items():
         (output / part).mkdir(parents=True)
         vocabulary = 51864 if name.endswith(".en") else 51865

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from misfortune import KNOWN_FLAGS, misfortune, record, refuse
 
@@ -55,6 +56,25 @@ def check_lengths(part: str, options: dict[str, str]) -> None:
         refuse("more positions than the decoder has")
 
 
+def as_config(options: dict[str, str]) -> dict[str, Any]:
+    """Options as config.json keeps them: sizes as numbers, switches as truth among the plugins."""
+    switches = {"enable": True, "disable": False}
+    config: dict[str, Any] = {"max_beam_width": 1, "max_encoder_input_len": 1024}
+    plugins: dict[str, Any] = {"tokens_per_block": 64}
+    for option, value in options.items():
+        name = option.removeprefix("--")
+        if name.startswith("max_"):
+            config[name] = int(value)
+        elif name == "kv_cache_type":
+            config[name] = value.upper()
+            plugins["paged_kv_cache"] = value == "paged"
+        elif name.endswith("_plugin"):
+            plugins[name] = None if value == "disable" else value
+        elif value in switches:
+            plugins[name] = switches[value]
+    return {**config, "plugin_config": plugins}
+
+
 def main() -> None:
     arguments = sys.argv[1:]
     options = parse(arguments)
@@ -66,10 +86,8 @@ def main() -> None:
     output.mkdir(parents=True)
     (output / "rank0.engine").write_bytes(b"half of an engine")
     misfortune(part, output)
-    build_config = {name.removeprefix("--"): value for name, value in options.items()}
-    (output / "config.json").write_text(
-        json.dumps({"version": VERSION, "pretrained_config": config, "build_config": build_config})
-    )
+    content = {"version": VERSION, "pretrained_config": config, "build_config": as_config(options)}
+    (output / "config.json").write_text(json.dumps(content))
     (output / "rank0.engine").write_bytes(f"engine of the {part}".encode() * 100)
     for name in ("--input_timing_cache", "--output_timing_cache"):
         if name in options:
