@@ -5,6 +5,7 @@
 # shellcheck disable=SC2016
 
 probe='python3 build_scripts/board_probe.py'
+engines_probe='python3 build_scripts/board_engines.py'
 
 # The system
 check release board 10 \
@@ -85,19 +86,40 @@ check microphone 'package sound' 20 \
 check install 'package' 60 'duplex-asr and all it needs install from wheels' \
     'python3 -m duplex_asr --version' 'duplex-asr and its version' '^duplex-asr [0-9]'
 check cpu-demo 'package demo' 300 'the CPU engine writes what was said in the bundled recording' \
-    "$probe demo engines/demo" 'texts as said' 'texts as said'
+    "$engines_probe demo engines/demo" 'texts as said' 'texts as said'
 check cpu-int8 'package demo python:onnx' 300 'int8 gives the same texts on this processor' \
-    "$probe build onnx int8" 'texts as said' 'texts as said'
+    "$engines_probe build onnx int8" 'texts as said' 'texts as said'
 check cpu-speech 'package demo engine:onnx' 600 'base.en int8 on the CPU answers within 2 s' \
-    "$probe speech {onnx}" 'a text, median under 2000 ms' 'texts, .* median ([0-9]{1,3}|1[0-9]{3}) ms'
+    "$engines_probe speech {onnx}" 'a text, median under 2000 ms' 'texts, .* median ([0-9]{1,3}|1[0-9]{3}) ms'
 
 # TensorRT plans
 check plan-build 'board package demo command:trtexec python:onnx' 3600 \
     'build_tensorrt.sh builds plans on the board, and the engine writes texts with them' \
-    "$probe plans" 'texts as said, and the memory that the builder took' 'texts as said'
+    "$engines_probe plans" 'texts as said, and the memory that the builder took' 'texts as said'
 check plan-speech 'board package demo engine:tensorrt' 600 \
-    'plans of a real model answer within a second' "$probe speech {tensorrt}" \
+    'plans of a real model answer within a second' "$engines_probe speech {tensorrt}" \
     'a text, median under 1000 ms' 'texts, .* median [0-9]{1,3} ms'
+check plan-tokens 'board package demo engine:tensorrt engine:onnx' 600 \
+    'a plan decodes the tokens that the CPU decodes, copying KV rows on the GPU' \
+    "$engines_probe same-tokens {tensorrt} {onnx}" 'equal in all utterances' \
+    'equal in ([0-9]+) of \1 utterances'
+check plan-errors 'board package demo engine:tensorrt' 600 \
+    'memory that we provide suits TensorRT: it says nothing about errors' \
+    "$engines_probe speech {tensorrt}" '0 lines about errors' ', 0 lines about errors'
+check plan-leak 'board package demo engine:tensorrt' 900 \
+    'the GPU memory of a process comes back when it ends' \
+    "$engines_probe leak {tensorrt}" 'memory came back' '^memory came back'
+check plan-size 'engine:tensorrt' 10 \
+    'a plan holds the token embedding once (base.en fp16: about 100 MB, not 155)' \
+    "$engines_probe plan-size {tensorrt}" 'the embedding once' 'once$'
+check plan-layers 'board package demo command:trtexec python:onnx' 1800 \
+    'norms and softmax stay in single precision: trtexec knows the names of these layers' \
+    "$engines_probe layers" 'some lines about norms, 0 with halves, 0 names not found' \
+    '^[1-9][0-9]* lines .* 0 with halves, 0 names'
+check plan-refusal 'board package demo engine:tensorrt' 60 \
+    'a plan of another TensorRT is refused in one sentence' \
+    "$engines_probe refusal {tensorrt}" 'exit code 3: ... was built by tensorrt 9.9.9 ...' \
+    '^exit code 3: .*was built by tensorrt 9\.9\.9'
 
 # TensorRT-LLM
 check trtllm-import 'board python:tensorrt_llm' 300 \
@@ -115,15 +137,30 @@ check trtllm-tensors 'board python:tensorrt_llm engine:trtllm' 300 \
     "$probe tensors {trtllm}" 'input_ids, logits, encoder_output and the KV tensors' 'input_ids.*logits'
 check trtllm-paged 'board package demo python:tensorrt_llm engine:trtllm-paged' 600 \
     'a decoder with paged KV and unpacked input loads and writes texts (H1, H2)' \
-    "$probe speech {trtllm-paged}" 'a text' 'texts, '
+    "$engines_probe speech {trtllm-paged}" 'a text' 'texts, '
 check trtllm-contiguous 'board package demo python:tensorrt_llm engine:trtllm-contiguous' 600 \
     'a decoder with contiguous KV loads and writes texts, where paged does not (H1, H2)' \
-    "$probe speech {trtllm-contiguous}" 'a text' 'texts, '
+    "$engines_probe speech {trtllm-contiguous}" 'a text' 'texts, '
+check trtllm-long 'board package demo python:tensorrt_llm engine:trtllm' 600 \
+    'with the right length unit the text goes to the end of 19 s (H2)' \
+    "$engines_probe long {trtllm}" 'ends in nine five four, or 954' \
+    '(nine,? five,? four|9.?5.?4)[.!]?$'
+check trtllm-tokens 'board package demo python:tensorrt_llm engine:trtllm engine:onnx' 900 \
+    'our hooks into decode() are called at each step: the tokens are those of the CPU' \
+    "$engines_probe same-tokens {trtllm} {onnx}" 'equal in most utterances (int8 may differ)' \
+    'equal in [1-9]'
+check trtllm-silence 'board package demo python:tensorrt_llm engine:trtllm' 300 \
+    'one step of context gives no_speech_prob in 0.12' \
+    "$engines_probe silence {trtllm}" 'silence, and more than 0.5' \
+    '^silence, no_speech_prob (0\.[5-9]|1)'
+check trtllm-mapped 'board package demo python:tensorrt_llm engine:trtllm' 300 \
+    'engine files are mapped, so that they are not in memory twice' \
+    "$engines_probe mapped {trtllm}" 'rank0.engine was mapped' 'was mapped'
 check trtllm-fmha 'board python:tensorrt_llm engine:trtllm' 10 \
     'fused attention runs on sm_87: the engine that wrote texts above was built with it (H5)' \
-    "$probe plugins {trtllm}" 'context_fmha true' 'context_fmha true'
+    "$engines_probe plugins {trtllm}" 'context_fmha true' 'context_fmha true'
 
 # Voices
 check voice-plan 'board command:trtexec engine:voice' 300 \
     'TensorRT plans of a Piper or Kokoro voice build and load (H8)' \
-    "$probe voice {voice}" 'PASSED for each plan' '^[0-9]+ plans passed'
+    "$engines_probe voice {voice}" 'the number of plans, passed' '^[0-9]+ plans passed'

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""One fact about this board a call, as one line; board_report.sh asks for what no command says.
+"""One fact about this machine a call, as one line; board_report.sh asks for what no command says.
 
 Standard library only, except where a probe is about TensorRT or TensorRT-LLM themselves. Exits with
 0 and the line, or with 1 and the reason why it cannot be known.
@@ -10,20 +10,14 @@ from __future__ import annotations
 import argparse
 import ctypes
 import grp
-import json
 import os
 import pwd
 import re
-import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 MIB = 1 << 20
-REPOSITORY = Path(__file__).resolve().parents[1]
-DEMO = REPOSITORY / "engines" / "demo"
 
 
 class Unknown(Exception):
@@ -206,147 +200,14 @@ def probe_tensors(folder: str) -> str:
     return " ".join(sorted({re.sub(r"_\d+$", "_N", name) for name in names}))
 
 
-# --- transcripts --------------------------------------------------------------------------------
-
-
-def run_watched(command: list[str], environment: dict[str, str] | None = None) -> str:
-    """Run, return stdout, and note how far MemAvailable fell meanwhile in `memory_fell`."""
-    before = lowest = memory("MemAvailable")["MemAvailable"]
-    with (
-        tempfile.TemporaryFile("w+") as out,
-        tempfile.TemporaryFile("w+") as errors,
-        subprocess.Popen(command, stdout=out, stderr=errors, env=environment) as process,
-    ):
-        while process.poll() is None:
-            lowest = min(lowest, memory("MemAvailable")["MemAvailable"])
-            time.sleep(0.1)
-        out.seek(0)
-        errors.seek(0)
-        if process.returncode:
-            end = errors.read().strip()[-500:]
-            raise Unknown(f"{command[-1]}: ended with {process.returncode}: {end}")
-        memory_fell.append(before - lowest)
-        return out.read()
-
-
-memory_fell: list[int] = []
-
-
-def transcribe(engine: str) -> list[dict[str, Any]]:
-    command = [sys.executable, "-m", "duplex_asr", "transcribe", "--json", "--engine", engine]
-    output = run_watched([*command, str(DEMO / "demo.flac")])
-    return [json.loads(line) for line in output.splitlines()]
-
-
-def probe_demo(engine: str) -> str:
-    """The bundled recording by an engine of the demo checkpoint, compared with what was said."""
-    utterances = transcribe(engine)
-    heard = [each["text"] for each in utterances if not each["rejected"]]
-    said = [each["text"] for each in json.loads((DEMO / "demo.json").read_text()) if each["text"]]
-    if heard != said:
-        raise Unknown(f"heard {heard} instead of {said}")
-    return f"{len(heard)} texts as said, {cost(utterances)}"
-
-
-def probe_speech(engine: str) -> str:
-    """The bundled recording by any engine: what it made of it, and how fast."""
-    utterances = transcribe(engine)
-    heard = [each["text"] or each["rejected_text"] for each in utterances]
-    heard = [text for text in heard if text]
-    if not heard:
-        raise Unknown(f"no text in {len(utterances)} utterances: wrong prompt or length unit?")
-    return f"{len(heard)} texts, first {heard[0]!r}, {cost(utterances)}"
-
-
-def cost(utterances: list[dict[str, Any]]) -> str:
-    stages = ("mel_ms", "encode_ms", "decode_ms")
-    spent = sorted(sum(each["timings"][stage] for stage in stages) for each in utterances)
-    median = spent[len(spent) // 2]
-    return f"median {median:.0f} ms an utterance, MemAvailable fell by {memory_fell[-1]} MiB"
-
-
-def demo_thresholds() -> list[str]:
-    """NAME=VALUE of the thresholds that the demo checkpoint wants."""
-    manifest = json.loads((DEMO / "manifest.json").read_text())
-    return [f"{name}={value}" for name, value in manifest["decoding"].items()]
-
-
-def probe_build(backend: str, precision: str) -> str:
-    """An engine of the demo checkpoint in a temporary folder, and the bundled recording by it."""
-    with tempfile.TemporaryDirectory(prefix="duplex-asr-board-") as folder:
-        engine = f"{folder}/engine"
-        run_watched([
-            sys.executable, "-m", "duplex_asr", "build", str(DEMO / "checkpoint.pt"),
-            "--backend", backend, "--precision", precision, "--output", engine,
-            "--tokenizer", str(DEMO / "tokenizer.tiktoken"),
-            *(f"--threshold={each}" for each in demo_thresholds()),
-        ])  # fmt: skip
-        return probe_demo(engine)
-
-
-def probe_plans() -> str:
-    """TensorRT plans of the demo checkpoint in a temporary folder, and the bundled recording."""
-    with tempfile.TemporaryDirectory(prefix="duplex-asr-board-") as folder:
-        plans = f"{folder}/plans"
-        environment = {
-            **os.environ,
-            "MODEL_NAME": "demo",
-            "CHECKPOINT": str(DEMO / "checkpoint.pt"),
-            "TOKENIZER": str(DEMO / "tokenizer.tiktoken"),
-            "THRESHOLDS": " ".join(demo_thresholds()),
-            "ENGINE_DIR": plans,
-        }
-        started = time.monotonic()
-        run_watched([f"{REPOSITORY}/build_scripts/build_tensorrt.sh"], environment)
-        building = f"built in {time.monotonic() - started:.0f} s with {memory_fell[-1]} MiB"
-        return f"{probe_demo(plans)}; {building}"
-
-
-def probe_voice(folder: str) -> str:
-    """Loads each plan of a voice with trtexec, which runs it a few times."""
-    plans = sorted(Path(folder).rglob("*.plan"))
-    for plan in plans:
-        output = run_watched(["trtexec", "--duration=1", "--iterations=3", f"--loadEngine={plan}"])
-        if "PASSED TensorRT.trtexec" not in output:
-            raise Unknown(f"trtexec does not pass {plan.name}: {output.strip()[-300:]}")
-    if not plans:
-        raise Unknown(f"no plan in {folder}")
-    return f"{len(plans)} plans passed"
-
-
-# --- engine folders -----------------------------------------------------------------------------
-
-
-def probe_find_engine(backend: str, engines: str) -> str:
-    """First folder of a back end; trtllm-paged and trtllm-contiguous tell the KV layout, too."""
-    for path in sorted(Path(engines).rglob("manifest.json")):
-        if path.parent == DEMO:
-            continue
-        try:
-            manifest = json.loads(path.read_text())
-        except (OSError, ValueError):
-            continue
-        layout = manifest.get("built_with", {}).get("kv_cache", "")
-        if backend in (manifest.get("backend"), f"{manifest.get('backend')}-{layout}"):
-            return str(path.parent)
-    raise Unknown("")
-
-
-def probe_plugins(folder: str) -> str:
-    """What a TensorRT-LLM decoder was built with; `context_fmha` may be true, false or a name."""
-    build = json.loads((Path(folder) / "decoder/config.json").read_text())["build_config"]
-    wanted = ("context_fmha", "paged_kv_cache", "remove_input_padding", "gpt_attention_plugin")
-    plugins = build["plugin_config"]
-    return ", ".join(f"{name} {json.dumps(plugins[name])}" for name in wanted if name in plugins)
-
-
-def main() -> int:
+def run_probe(functions: dict[str, Any], summary: str) -> int:
+    """Run the function probe_NAME that the command line names, and print its line."""
     probes = {
         name.removeprefix("probe_").replace("_", "-"): function
-        for name, function in globals().items()
+        for name, function in functions.items()
         if name.startswith("probe_")
     }
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=summary)
     parser.add_argument("probe", choices=sorted(probes))
     parser.add_argument("arguments", nargs="*")
     options = parser.parse_args()
@@ -359,4 +220,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_probe(globals(), "One fact about this machine, as one line."))

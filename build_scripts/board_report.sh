@@ -62,7 +62,7 @@ sysroot=${SYSTEM_ROOT:-}
 
 # Back end, or trtllm-paged and trtllm-contiguous -> its first folder, or nothing.
 engine_of() {
-    python3 build_scripts/board_probe.py find-engine "$1" "$engines"
+    python3 build_scripts/board_engines.py find "$1" "$engines"
 }
 
 # Prints why a need is not met, or nothing.

@@ -1,9 +1,10 @@
-"""The probes that need a GPU, on stand-ins for NVIDIA's libraries that refuse wrong calls."""
+"""The board's probes: of engines on the demo engine, of the GPU on stand-ins for its libraries."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,12 @@ from pathlib import Path
 
 import pytest
 
-PROBE = Path(__file__).parents[2] / "build_scripts" / "board_probe.py"
+REPO = Path(__file__).parents[2]
+SCRIPTS = REPO / "build_scripts"
+OF_THE_MACHINE = (
+    "sm context memory-view allocate groups nodes import tensorrt pinned chunk-length tensors"
+).split()
+DEMO = str(REPO / "engines" / "demo")
 LIBCUDA = Path(__file__).parent / "stand_ins" / "libcuda.c"
 
 MODULES = {
@@ -69,8 +75,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def probe(folder: Path, *arguments: str, **environment: str) -> tuple[int, str]:
+    script = "board_probe.py" if arguments[0] in OF_THE_MACHINE else "board_engines.py"
     process = subprocess.run(
-        [sys.executable, PROBE, *arguments],
+        [sys.executable, SCRIPTS / script, *arguments],
         env={
             **os.environ,
             "SYSTEM_ROOT": str(folder / "root"),
@@ -197,3 +204,61 @@ def test_each_plan_of_a_voice_has_to_pass(folder: Path) -> None:
     assert probe(folder, "voice", str(voice), PATH=path) == (0, "2 plans passed")
     (voice / "bad.plan").touch()
     assert probe(folder, "voice", str(voice), PATH=path)[0] == 1
+
+
+def test_engines_of_one_checkpoint_are_compared_token_by_token(folder: Path) -> None:
+    expected = "tokens equal in 7 of 7 utterances"
+    assert probe(folder, "same-tokens", DEMO, DEMO) == (0, expected)
+    other = folder / "other"
+    other.mkdir()
+    (other / "manifest.json").write_text('{"source_sha256": "of another"}')
+    code, line = probe(folder, "same-tokens", DEMO, str(other))
+    assert code == 1
+    assert line.endswith("were built from different checkpoints")
+
+
+def test_silence_and_a_long_recording_are_heard_whole(folder: Path) -> None:
+    code, line = probe(folder, "silence", DEMO)
+    assert code == 0
+    assert re.fullmatch(r"silence, no_speech_prob (0\.[89]\d*|1\.0)", line)
+    assert probe(folder, "long", DEMO)[1].startswith("ends in: ")
+
+
+def test_memory_of_processes_that_ended_is_back(folder: Path) -> None:
+    # The recorded /proc/meminfo never changes, so that other programs cannot disturb this.
+    assert probe(folder, "leak", DEMO) == (0, "memory came back (0 MiB)")
+
+
+def test_a_copy_with_another_version_in_its_manifest_is_a_whole_folder(folder: Path) -> None:
+    """The ONNX engine does not mind TensorRT's version, and so it loads: nothing is missing."""
+    assert probe(folder, "refusal", DEMO)[1].startswith("exit code 0")
+
+
+def test_an_engine_that_hears_nothing_or_something_else_is_a_finding(folder: Path) -> None:
+    code, line = probe(folder, "speech", str(folder / "none"))
+    assert code == 1
+    assert "ended with 3" in line
+
+
+@pytest.mark.parametrize(("megabytes", "times"), [(105, "once"), (152, "twice")])
+def test_a_plan_with_two_embeddings_is_told_by_its_size(
+    folder: Path, megabytes: int, times: str
+) -> None:
+    sizes = {"n_vocab": 51864, "n_text_state": 512, "n_text_layer": 6}
+    (folder / "manifest.json").write_text(json.dumps({"precision": "fp16", "dimensions": sizes}))
+    with (folder / "decoder.plan").open("wb") as file:
+        file.truncate(megabytes * 1_000_000)
+    assert probe(folder, "plan-size", str(folder))[1].endswith(f"for 97 MB: the embedding {times}")
+
+
+def test_layers_that_lost_their_precision_are_counted(folder: Path) -> None:
+    tool = folder / "trtexec"
+    tool.write_text(
+        "#!/bin/sh\n"
+        'echo \'{"Name": "layernormalization_0", "Format": "Float"}\'\n'
+        'echo \'{"Name": "layernormalization_1", "Format": "Half"}\'\n'
+        "echo '[W] layer softmax_7 was not found' >&2\n"
+    )
+    tool.chmod(0o755)
+    line = probe(folder, "layers", PATH=f"{folder}:{os.environ['PATH']}")
+    assert line == (0, "2 lines about norms, 1 with halves, 1 names not found")

@@ -18,7 +18,6 @@ import pytest
 
 REPO = Path(__file__).parents[2]
 SCRIPT = REPO / "build_scripts" / "board_report.sh"
-PROBE = REPO / "build_scripts" / "board_probe.py"
 PAGE = REPO / "docs" / "jetson.md"
 
 FILES = {
@@ -131,11 +130,14 @@ def test_every_open_point_of_the_page_has_a_check() -> None:
     assert named == {f"H{number}" for number in range(1, 9)}
 
 
-def test_every_probe_that_a_check_runs_exists() -> None:
-    probes = set(re.findall(r"board_probe\.py ([a-z-]+)", "\n".join(rows_of_list())))
-    known = subprocess.check_output([sys.executable, PROBE, "--help"], text=True)
+@pytest.mark.parametrize("script", ["board_probe.py", "board_engines.py"])
+def test_every_probe_that_a_check_runs_exists(script: str) -> None:
+    probes = set(re.findall(rf"{script} ([a-z-]+)", "\n".join(rows_of_list())))
+    path = REPO / "build_scripts" / script
+    known = subprocess.check_output([sys.executable, path, "--help"], text=True)
     choices = re.search(r"\{(.*?)\}", known.replace("\n", ""), re.DOTALL)
     assert choices
+    assert probes
     assert probes <= {name.strip() for name in choices[1].split(",")}
 
 
