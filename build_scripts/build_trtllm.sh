@@ -160,11 +160,17 @@ check_machine() {
         problem "$EXIT_WRONG_VERSION" "TensorRT-LLM 0.12 goes with TensorRT 10.3 and this machine \
 has $TENSORRT_VERSION_FOUND: use the container or JetPack 6, or build_tensorrt.sh."
     fi
+    if ((VERSION == 12)) && [[ $PAGED_KV == enable ]]; then
+        say "A paged KV cache of Whisper in TensorRT-LLM 0.12 is documented, and no board has confirmed it:"
+        say "  should the engine not load, build it with PAGED_KV=disable, which costs no memory at batch 1."
+    fi
     if [[ ${SM:-} == 87 ]] && ((VERSION != 12)); then
         warn "TensorRT-LLM 0.12 is the last one that NVIDIA released for an Orin, not $TRTLLM_VERSION."
     fi
     check_architecture
     # Derived, never measured: Python with torch and the builder's kernels, then copies of weights.
+    [[ $WEIGHT_ONLY_PRECISION != int4 || $size -gt 600 ]] ||
+        warn "int4 weights cost a small model most of its accuracy, and nobody has published figures."
     check_memory "${NEEDED_MEMORY_MB:-$((1500 + 2 * size))}" "${NEEDED_TOTAL_MB:-$((3000 + 6 * size))}"
     check_disk "$ENGINE_DIR" "${NEEDED_DISK_MB:-$((1000 + 8 * size))}"
 }

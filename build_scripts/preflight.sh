@@ -27,6 +27,7 @@ SYSTEM_ROOT=${SYSTEM_ROOT:-}
 PROGRAM=${PROGRAM:-${0##*/}}
 PYTHON=${PYTHON:-python3}
 DRY_RUN=${DRY_RUN:-no}
+HOME=${HOME:-~} # a service or a container may have none
 
 say() { printf '%s\n' "$*" >&2; }
 warn() { say "$PROGRAM: warning: $*"; }

@@ -96,6 +96,15 @@ def test_what_a_dry_run_prints_is_a_shell_script(name: str, tmp_path: Path) -> N
     subprocess.run(["bash", "-n"], input=process.stdout, text=True, check=True)
 
 
+@pytest.mark.parametrize("script", sorted({case[1] for case in CASES.values()}))
+def test_an_empty_environment_is_enough_for_a_dry_run(pc: Board, script: str) -> None:
+    pc.environment = {"PATH": pc.environment["PATH"]}
+    process = pc.run(script, "--dry-run")
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.startswith("#!/usr/bin/env bash\n")
+    assert pc.run(script, "--help").returncode == 0
+
+
 def test_a_dry_run_leaves_nothing_behind(pc: Board) -> None:
     before = sorted(pc.folder.rglob("*"))
     assert pc.run("build_base_en.sh", "--dry-run").returncode == 0
