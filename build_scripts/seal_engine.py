@@ -18,6 +18,7 @@ from typing import Any
 FORMAT_VERSION = 1  # of duplex_asr.asr.manifest
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.tiktoken"
+MADE_HERE = (".engine", ".plan")
 FIRST_MULTILINGUAL_VOCABULARY = 51865
 
 
@@ -131,7 +132,19 @@ def seal_plans(options: argparse.Namespace) -> None:
     }
     for part in parts.values():
         sources[part["plan"]] = options.plans / part["plan"]
-    write_folder(options.output, sources, manifest, options.built_with)
+    flags = [f"flags {name}={in_short(part['arguments'])}" for name, part in parts.items()]
+    write_folder(options.output, sources, manifest, [*options.built_with, *flags])
+
+
+def in_short(arguments: list[str]) -> str:
+    """trtexec's arguments with a count in place of the names of layers."""
+    words = []
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if name in ("--layerPrecisions", "--layerOutputTypes"):
+            argument = f"{name}={value.count(',') + 1} layers fp32"
+        words.append(argument)
+    return " ".join(words)
 
 
 def print_arguments(options: argparse.Namespace) -> None:
@@ -149,15 +162,12 @@ def print_arguments(options: argparse.Namespace) -> None:
 def write_folder(
     folder: Path, sources: dict[str, Path], manifest: dict[str, Any], built_with: list[str]
 ) -> None:
-    """Link or copy the files into a new folder and write the manifest that lists them."""
+    """Put the files into a new folder and write the manifest that lists them."""
     for name, source in sources.items():
         if not source.is_file() or not source.stat().st_size:
             raise SealError(f"{source} is missing or empty, so the engine would not load")
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(source, folder / name)
-        except OSError:  # another file system, or one without links
-            shutil.copyfile(source, folder / name)
+        place(source, folder / name)
     manifest = {
         **manifest,
         "files": {
@@ -170,6 +180,17 @@ def write_folder(
     }
     text = json.dumps(manifest, indent=2) + "\n"
     (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
+
+
+def place(source: Path, target: Path) -> None:
+    """Link what the build made, which is large; copy what belongs to somebody else."""
+    if source.suffix in MADE_HERE:
+        try:
+            os.link(source, target)
+            return
+        except OSError:  # another file system, or one without links
+            pass
+    shutil.copyfile(source, target)
 
 
 def named_values(texts: list[str]) -> dict[str, str]:

@@ -66,6 +66,10 @@ def test_the_engine_folder_is_read_by_duplex_asr(board: Board, precision: str) -
         "87",
         "36.4.3",
     )
+    weak = "--fp16 --precisionConstraints=obey --layerPrecisions=" in built_with["flags decoder"]
+    assert weak == (precision == "fp16")
+    assert built_with["flags decoder"].startswith("--minShapes=tokens:1,")
+    assert len(built_with["flags decoder"]) < 300
     assert board.calls() == ["duplex-asr", "trtexec encoder", "trtexec decoder", "seal_engine.py"]
     arguments = dict(board.calls_with_arguments())["trtexec decoder"]
     assert ("--fp16" in arguments) == (precision == "fp16")
@@ -80,6 +84,7 @@ def test_graphs_that_were_made_elsewhere_need_no_onnx_here(board: Board, graphs:
     check_files(folder, read_manifest(folder))
     assert read_manifest(folder).name == "mine"
     assert (graphs / "encoder.onnx").is_file()  # left as they were
+    assert all(path.stat().st_nlink == 1 for path in graphs.iterdir())
     again = board.run(SCRIPT, str(graphs) + "/")
     assert last_line(again) == f"{folder} is built already, nothing to do."
 
