@@ -27,7 +27,7 @@ from duplex_asr.audio.frames import SAMPLES_PER_MS
 from duplex_asr.audio.resampling import PcmStream
 from duplex_asr.audio.sources import Source
 from duplex_asr.client_recognition import ClientRecognition
-from duplex_asr.errors import AudioError
+from duplex_asr.errors import AudioError, GpuLostError
 from duplex_asr.hearing.endpointer import Endpointer, HearingEvent, VoiceStarted
 from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.service import events
@@ -337,6 +337,10 @@ class Daemon:
         while (job := self._queue.get()) is not None:
             try:
                 self._transcribe(speech, job)
+            except GpuLostError as exc:  # nothing will work any more: let systemd start anew
+                job.on_failure(job, "gpu-lost", str(exc))
+                self._post(self._end_run, exc)
+                return
             except Exception as exc:  # the outermost loop of this thread
                 logger.exception("transcribing %s failed", job.utterance.id)
                 job.on_failure(job, "transcription-failed", f"{type(exc).__name__}: {exc}")

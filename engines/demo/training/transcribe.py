@@ -93,5 +93,3 @@ def edit_distance(expected: Sequence[str], heard: Sequence[str]) -> int:
             diagonal = costs[column]
             costs[column] = min(change, diagonal + 1, costs[column - 1] + 1)
     return costs[-1]
-
-
