@@ -134,6 +134,22 @@ def test_a_machine_without_a_driver_says_so(folder: Path) -> None:
     assert line.startswith("libcuda.so.1 cannot be loaded")
 
 
+def test_device_files_that_can_be_opened_are_named(folder: Path) -> None:
+    nvmap = folder / "root" / "dev" / "nvmap"
+    nvmap.parent.mkdir()
+    nvmap.touch(mode=0o440)
+    code, line = probe(folder, "nodes")
+    assert code == 0
+    assert line.startswith(f"usable: {nvmap} (440, ")
+    if os.getuid() != 0:  # root may open everything
+        nvmap.chmod(0)
+        assert "cannot be opened: join the group" in probe(folder, "nodes")[1]
+
+
+def test_the_demo_engine_is_no_engine_that_somebody_built(folder: Path) -> None:
+    assert probe(folder, "find", "onnx", DEMO) == (1, "")
+
+
 def test_tensorrt_is_more_than_an_import(folder: Path) -> None:
     assert probe(folder, "tensorrt") == (0, "tensorrt 10.3.0, runtime made")
 

@@ -290,6 +290,14 @@ def test_an_interrupted_report_is_written_with_what_was_done(board: RecordedBoar
     assert not is_running(int(child.read_text()))
 
 
+def test_who_reads_the_old_report_meanwhile_reads_all_of_it(board: RecordedBoard) -> None:
+    board.report_path.write_text("the old one")
+    with board.report_path.open() as reader:
+        board.run("--only", "release")
+        assert reader.read() == "the old one"
+    assert board.report()["summary"]["pass"] == 1
+
+
 def test_a_report_that_cannot_be_written_is_one_sentence(board: RecordedBoard) -> None:
     board.report_path.mkdir()
     (board.report_path / "kept").touch()
