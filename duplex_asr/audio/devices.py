@@ -81,7 +81,10 @@ class MicrophoneSource:
     is_live = True
 
     def __init__(self, device: str, capture_queue_ms: int) -> None:
-        """Open and start the input device that `device` names, or the default one if empty."""
+        """Open the input device that `device` names, or the default one if empty.
+
+        It does not record before `frames` is iterated: until then nobody wants to be heard.
+        """
         self._portaudio = load_portaudio()
         found = find_input_device(device, list_devices())
         self.name = f"microphone:{found.name}" if device else "microphone"
@@ -94,12 +97,14 @@ class MicrophoneSource:
         self._num_captured = 0
         self.rate, self._channels = self._choose_format(found)
         self._stream = self._open_stream(found)
+        self._starting = threading.Lock()  # a stream must not be closed while it is being started
 
     def frames(self) -> Iterator[Frame]:
-        """Yield frames until `close`; AudioError if the microphone is lost."""
+        """Start to record; yield frames until `close`. AudioError if the microphone is lost."""
         resampler, cutter = Resampler(self.rate), FrameCutter()
         position = 0
         try:
+            self._start_stream()
             while not self._is_closed:
                 patience = LOST_AFTER_S if position else START_TIMEOUT_S
                 is_alive = self._ready.wait(patience) and not self._has_ended
@@ -126,9 +131,7 @@ class MicrophoneSource:
         self._ready.set()
         # The one thread outside the daemon: when a PulseAudio server dies, its client library can
         # deadlock, and then closing would never return. It must not take the program with it.
-        closing = threading.Thread(
-            target=self._stream.close, kwargs={"ignore_errors": True}, daemon=True
-        )
+        closing = threading.Thread(target=self._close_stream, name="close-source", daemon=True)
         closing.start()
         closing.join(CLOSE_TIMEOUT_S)
         if closing.is_alive():
@@ -153,7 +156,7 @@ class MicrophoneSource:
 
     def _open_stream(self, device: Device) -> Any:
         try:
-            stream = self._portaudio.InputStream(
+            return self._portaudio.InputStream(
                 samplerate=self.rate,
                 blocksize=self.rate * BLOCK_MS // 1000,
                 device=device.index,
@@ -164,12 +167,19 @@ class MicrophoneSource:
             )
         except self._portaudio.PortAudioError as exc:
             raise self._cannot_open(device, str(exc)) from exc
-        try:
-            stream.start()
-        except self._portaudio.PortAudioError as exc:
-            stream.close(ignore_errors=True)
-            raise self._cannot_open(device, str(exc)) from exc
-        return stream
+
+    def _start_stream(self) -> None:
+        with self._starting:
+            if self._is_closed:
+                return
+            try:
+                self._stream.start()
+            except self._portaudio.PortAudioError as exc:
+                raise self._cannot_open(self.device, str(exc)) from exc
+
+    def _close_stream(self) -> None:
+        with self._starting:
+            self._stream.close(ignore_errors=True)
 
     def _cannot_open(self, device: Device, reason: str) -> AudioError:
         others = ", ".join(repr(each.name) for each in list_devices() if each.input_channels)

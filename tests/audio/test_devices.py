@@ -133,6 +133,46 @@ def test_a_reader_that_falls_behind_loses_the_oldest_sound_but_not_the_time(
     assert not capture.samples[1_000:8_000].any()
 
 
+def test_a_microphone_does_not_record_before_somebody_wants_its_frames(sound_card):
+    result = run_python(
+        sound_card,
+        "import threading\n"
+        "from duplex_asr.audio.devices import MicrophoneSource\n"
+        "source = MicrophoneSource('', capture_queue_ms=100)\n"
+        "threading.Event().wait(1.0)\n"
+        "print(source.num_overflows, len(source._blocks), source._stream.active)\n"
+        "frames = source.frames()\n"
+        "print(next(frames).position, source.num_overflows)\n"
+        "source.close()\n"
+        "print(len(list(frames)) < 100)",
+    )
+    assert result.stdout == "0 0 False\n0 0\nTrue\n", result.stderr
+
+
+def test_a_microphone_that_was_closed_before_its_first_frame_gives_none(sound_card):
+    result = run_python(
+        sound_card,
+        "from duplex_asr.audio.devices import MicrophoneSource\n"
+        "source = MicrophoneSource('', capture_queue_ms=100)\n"
+        "source.close()\n"
+        "print(list(source.frames()))",
+    )
+    assert result.stdout == "[]\n", result.stderr
+
+
+def test_a_microphone_that_cannot_be_started_is_named_with_the_others(sound_card):
+    result = run_python(
+        sound_card,
+        "import sounddevice\n"
+        "def fail(*args):\n"
+        "    raise sounddevice.PortAudioError('Unanticipated host error', -9999)\n"
+        "sounddevice.InputStream.start = fail\n"
+        "from duplex_asr.audio.devices import MicrophoneSource\n"
+        "next(MicrophoneSource('default', 1000).frames())",
+    )
+    assert "AudioError: microphone 'default' cannot be opened (Unanticipated" in result.stderr
+
+
 def test_a_microphone_that_goes_away_ends_the_frames_with_an_error(tmp_path):
     if reason := missing_programs():
         pytest.skip(reason)
