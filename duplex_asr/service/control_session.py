@@ -143,7 +143,7 @@ class ControlSession:
 
     async def _transcribe(self, event: Event) -> None:
         self._abandon_recording()
-        self._request = _Request(is_announced=True)
+        self._request = _Request()
         language = event.data.get("language")
         if language is None:
             return
@@ -156,7 +156,9 @@ class ControlSession:
             )
 
     async def _audio_start(self, event: Event) -> None:
-        if self._request.is_started:  # the client began again without an audio-stop
+        # The client begins again without an audio-stop. After a `transcribe` that was refused the
+        # first start is still the one that belongs to it.
+        if self._request.is_started or (self._request.is_refused and self._request.has_chunks):
             self._abandon_recording()
             self._request = _Request()
         self._request.is_started = True
@@ -165,6 +167,7 @@ class ControlSession:
 
     async def _audio_chunk(self, event: Event) -> None:
         request = self._request
+        request.has_chunks = True
         if request.is_refused or not event.payload:
             return
         pcm_format = _parse_format(event.data) or request.announced
@@ -259,8 +262,8 @@ _HANDLERS: dict[str, Callable[[ControlSession, Event], Awaitable[None]]] = {
 class _Request:
     """What is known of the recording that a client is sending."""
 
-    is_announced: bool = False  # by transcribe
     is_started: bool = False  # by audio-start
+    has_chunks: bool = False  # also such as were refused
     is_refused: bool = False
     announced: PcmFormat | None = None  # of audio-start
     pcm_format: PcmFormat | None = None  # of the chunks

@@ -220,6 +220,47 @@ def test_a_second_start_begins_the_recording_again(tmp_path: Path) -> None:
     check(tmp_path, scenario)
 
 
+@pytest.mark.parametrize("announced", [True, False])
+@pytest.mark.parametrize("has_start", [True, False])
+def test_a_start_after_an_error_inside_a_recording_begins_again(
+    tmp_path: Path, announced: bool, has_start: bool
+) -> None:
+    async def scenario(client: Client) -> None:
+        if announced:
+            client.send("transcribe", {"language": "en"})
+        if has_start:
+            client.send("audio-start", MONO)
+            client.send_chunk(speak_pcm(1))
+        client.send("audio-chunk", {"rate": 8_000} if has_start else {}, speak_pcm(1))
+        assert await client.error() == ("bad-format" if has_start else "format-missing")
+        client.send("audio-start", MONO)
+        client.send("audio-chunk", {}, speak_pcm(2))
+        client.send("audio-stop")
+        assert await client.text() == "two"
+
+    check(tmp_path, scenario)
+
+
+def test_a_refused_transcribe_swallows_its_own_recording_and_no_other(tmp_path: Path) -> None:
+    async def scenario(client: Client) -> None:
+        client.send("transcribe", {"language": "de"})
+        client.send("audio-start", MONO)
+        client.send_chunk(speak_pcm(1))
+        client.send("audio-start", MONO)
+        client.send_chunk(speak_pcm(2))
+        client.send("audio-stop")
+        assert await client.error() == "language-not-supported"
+        assert await client.text() == "two"
+        client.send("transcribe", {"language": "de"})
+        client.send("audio-start", MONO)
+        client.send_chunk(speak_pcm(1))
+        client.send("audio-stop")
+        assert await client.error() == "language-not-supported"
+        assert await client.ask(speak_pcm(3)) == "three"
+
+    check(tmp_path, scenario)
+
+
 def test_a_client_that_only_stopped_sending_still_gets_its_text(tmp_path: Path) -> None:
     async def scenario(client: Client) -> None:
         client.send_chunk(speak_pcm(2))
