@@ -132,6 +132,13 @@ check trtllm-pinned 'board python:tensorrt_llm' 300 \
 check trtllm-lengths 'board python:tensorrt_llm' 300 \
     'whether lengths are encoder positions or mel frames, and whether chunk_length is known (H2, H3)' \
     "$probe chunk-length" 'the lines of its source that say it' '^sources: '
+check trtllm-flags 'board python:tensorrt_llm command:trtllm-build' 300 \
+    'trtllm-build knows every flag that build_base_en.sh gives it' \
+    "$engines_probe flags" 'all flags are known' '^[1-9][0-9]* flags are known'
+check trtllm-ready 'board python:tensorrt_llm' 60 \
+    'build_base_en.sh finds all that it needs: tools, convert_checkpoint.py, memory, swap, disk' \
+    "! build_scripts/build_base_en.sh --dry-run 2>&1 >/dev/null | grep 'would end' && echo ready" \
+    'ready' '^ready'
 check trtllm-tensors 'board python:tensorrt_llm engine:trtllm' 300 \
     'the decoder has the tensors that we expect; host_runtime_perf_knobs may be one (H7)' \
     "$probe tensors {trtllm}" 'input_ids, logits, encoder_output and the KV tensors' 'input_ids.*logits'

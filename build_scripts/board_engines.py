@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -246,6 +247,22 @@ def probe_layers() -> str:
     half = sum("half" in line.lower() for line in lines)
     lost = sum("not found" in line.lower() for line in (result.output + result.errors).splitlines())
     return f"{len(lines)} lines about norms, {half} with halves, {lost} names not found"
+
+
+def probe_flags() -> str:
+    """Flags that build_base_en.sh gives to trtllm-build, against those that it knows."""
+    script = f"{REPOSITORY}/build_scripts/build_base_en.sh"
+    commands = run_well([script, "--dry-run"]).output.replace("\\\n", " ").splitlines()
+    used = {
+        word
+        for command in commands
+        if command.lstrip().startswith("trtllm-build ")
+        for word in re.findall(r"--[a-z_]+", command)
+    }
+    known = set(re.findall(r"--[a-z_]+", run_well(["trtllm-build", "--help"]).output))
+    if unknown := sorted(used - known):
+        raise Unknown(f"trtllm-build does not know {', '.join(unknown)}")
+    return f"{len(used)} flags are known"
 
 
 def probe_voice(folder: str) -> str:

@@ -204,6 +204,23 @@ def test_what_a_decoder_was_built_with_is_read(folder: Path) -> None:
     assert probe(folder, "plugins", str(folder)) == (0, expected)
 
 
+def test_flags_that_trtllm_build_does_not_know_are_named(folder: Path) -> None:
+    tool = folder / "trtllm-build"
+    path = f"{folder}:{os.environ['PATH']}"
+    dry_run = subprocess.check_output(
+        [SCRIPTS / "build_base_en.sh", "--dry-run"], text=True, stderr=subprocess.DEVNULL
+    )
+    flags = sorted(set(re.findall(r"--[a-z_]+", dry_run)))
+    tool.write_text("#!/bin/sh\necho usage: " + " ".join(flags) + "\n")
+    tool.chmod(0o755)
+    code, line = probe(folder, "flags", PATH=path)
+    assert (code, line.endswith(" flags are known")) == (0, True)
+    assert int(line.split()[0]) > 8
+    flags.remove("--max_beam_width")
+    tool.write_text("#!/bin/sh\necho usage: " + " ".join(flags) + "\n")
+    assert probe(folder, "flags", PATH=path) == (1, "trtllm-build does not know --max_beam_width")
+
+
 def test_each_plan_of_a_voice_has_to_pass(folder: Path) -> None:
     tool = folder / "trtexec"
     tool.write_text(
