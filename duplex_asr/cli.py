@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import signal
@@ -22,12 +23,17 @@ EXIT_CODES = """exit codes:
   3  engine or checkpoint missing, damaged or built for something else
   4  sound device or recording cannot be used
   5  sockets or runtime folder taken, unreachable or not permitted
+  141  the program that read the output went away
   130, 143  ended by Ctrl-C or SIGTERM (serve then ends with 0, and listen after Ctrl-C)
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; errors become one line on stderr and their exit code."""
+    # File names need not be UTF-8; what is not is printed as \udcff, which is also valid JSON.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     options = make_parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     if command is not serve:  # the daemon handles its signals itself
@@ -40,9 +46,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        # The reader of our output went away; there is nobody left to write to, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        _forget_output()
+        print(
+            f"duplex-asr: {error.strerror or error}: see what the output goes to", file=sys.stderr
+        )
+        return 1
+
+
+def _forget_output() -> None:
+    """Let what is still to be written go nowhere: Python would fail on it once more at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _exit_on_sigterm(_signal: int, _frame: FrameType | None) -> None:
@@ -193,7 +209,7 @@ def transcribe(options: argparse.Namespace) -> int:
     for path in options.files:
         try:
             if options.whole_file:
-                transcripts = iter([transcribe_whole_file(path, transcriber)])
+                transcripts = transcribe_whole_file(path, transcriber)
             else:
                 transcripts = transcribe_file(path, transcriber, config)
             if not options.json and len(options.files) > 1:
@@ -293,13 +309,20 @@ def check_config(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from duplex_asr.asr.engines import find_engine
-    from duplex_asr.asr.manifest import check_files, read_manifest
+    from duplex_asr.asr.manifest import TOKENIZER_NAME, check_files, read_manifest
+    from duplex_asr.asr.tokenizer import Tokenizer, read_ranks
+    from duplex_asr.audio.sources import check_source
     from duplex_asr.config import load_config
 
     config = load_config(options.file)
+    check_source(config.audio.source)
     folder = find_engine(config.engine.path)
     manifest = read_manifest(folder)
     check_files(folder, manifest)
+    dimensions = manifest.dimensions
+    ranks = read_ranks(folder / TOKENIZER_NAME)
+    tokenizer = Tokenizer(ranks, dimensions.n_vocab, dimensions.is_multilingual)
+    tokenizer.prompt(config.transcription.language)
     if options.json:
         print(json.dumps(asdict(config), indent=2))
     else:

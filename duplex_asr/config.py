@@ -86,7 +86,19 @@ def _config_from(content: dict[str, Any]) -> Config:
         if not isinstance(values, dict):
             raise ConfigError(f"{name} must be a section: write [{name}] and its keys below it")
         sections[name] = _section_from(name, known[name].default_factory, values)  # type: ignore[arg-type]
-    return Config(**sections)
+    config = Config(**sections)
+    _check_together(config)
+    return config
+
+
+def _check_together(config: Config) -> None:
+    """Raise ConfigError for values that are allowed alone and make no sense together."""
+    ears = config.endpointer
+    if ears.release_threshold > ears.threshold:
+        raise ConfigError(
+            f"endpointer.release_threshold = {ears.release_threshold}: it must not be above "
+            f"endpointer.threshold, which is {ears.threshold}"
+        )
 
 
 def _section_from(name: str, section_type: type[Any], values: dict[str, Any]) -> Any:

@@ -16,6 +16,7 @@ from duplex_asr.asr.transcript import Transcript
 from duplex_asr.audio.files import FileSource
 from duplex_asr.audio.frames import FRAME_SAMPLES
 from duplex_asr.config import Config
+from duplex_asr.errors import AudioError
 from duplex_asr.hearing.endpointer import Endpointer, HearingEvent
 from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.hearing.vad import load_detector
@@ -24,19 +25,24 @@ from duplex_asr.hearing.vad import load_detector
 def transcribe_file(path: Path, transcriber: Transcriber, config: Config) -> Iterator[Transcript]:
     """Yield the transcript of each utterance of a recording as soon as it has been heard.
 
-    Raises AudioError if the recording cannot be read.
+    Raises AudioError if the recording cannot be read; what it held before it broke off comes first.
     """
     numbers = itertools.count(1)
     endpointer = Endpointer(
         load_detector(config.vad), config.endpointer, lambda: f"{path.stem}-{next(numbers)}"
     )
     source = FileSource(path, realtime=False)
+    failure: AudioError | None = None
     try:
         for frame in source.frames():
             yield from _transcripts(endpointer.push(frame), transcriber)
-        yield from _transcripts(endpointer.stop(), transcriber)
+    except AudioError as error:
+        failure = error
     finally:
         source.close()
+    yield from _transcripts(endpointer.stop(), transcriber)
+    if failure is not None:
+        raise failure
 
 
 def _transcripts(events: list[HearingEvent], transcriber: Transcriber) -> Iterator[Transcript]:
@@ -45,28 +51,36 @@ def _transcripts(events: list[HearingEvent], transcriber: Transcriber) -> Iterat
             yield transcriber.transcribe(event)
 
 
-def transcribe_whole_file(path: Path, transcriber: Transcriber) -> Transcript:
-    """The first 30 s of a recording as one utterance, without the voice detector.
+def transcribe_whole_file(path: Path, transcriber: Transcriber) -> Iterator[Transcript]:
+    """Yield the first 30 s of a recording as one utterance, without the voice detector.
 
-    Raises AudioError if the recording cannot be read.
+    Raises AudioError as `transcribe_file` does.
     """
     source = FileSource(path, realtime=False)
+    failure: AudioError | None = None
+    parts = [np.zeros(0, np.float32)]
     try:
-        frames = list(itertools.islice(source.frames(), N_SAMPLES // FRAME_SAMPLES + 1))
+        for frame in itertools.islice(source.frames(), N_SAMPLES // FRAME_SAMPLES + 1):
+            parts.append(frame.samples)
+    except AudioError as error:
+        failure = error
     finally:
         source.close()
-    samples = np.concatenate([frame.samples for frame in frames])
+    samples = np.concatenate(parts)
     end = min(len(samples), N_SAMPLES)
-    utterance = Utterance(
-        id=f"{path.stem}-1",
-        start=0,
-        end=end,
-        speech_start=0,
-        speech_end=end,
-        samples=samples[:end],
-        end_reason="max_length" if len(samples) > N_SAMPLES else "stop",
+    yield transcriber.transcribe(
+        Utterance(
+            id=f"{path.stem}-1",
+            start=0,
+            end=end,
+            speech_start=0,
+            speech_end=end,
+            samples=samples[:end],
+            end_reason="max_length" if len(samples) > N_SAMPLES else "stop",
+        )
     )
-    return transcriber.transcribe(utterance)
+    if failure is not None:
+        raise failure
 
 
 def as_json(path: Path, transcript: Transcript) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from duplex_asr.service.client import EventReader
 
@@ -18,16 +18,17 @@ DUPLEX_ASR = [sys.executable, "-m", "duplex_asr"]
 
 @contextmanager
 def running_daemon(
-    folder: Path, *options: object, env: dict[str, str] | None = None
+    folder: Path,
+    *options: object,
+    env: dict[str, str] | None = None,
+    stdin: IO[bytes] | int = subprocess.DEVNULL,
 ) -> Iterator[subprocess.Popen[str]]:
     """The daemon with the demo engine and its sockets in `folder`, from open sockets to its end."""
     command = [*DUPLEX_ASR, "serve", "--engine", str(DEMO), "--runtime-dir", str(folder),
                *map(str, options)]  # fmt: skip
     log = folder.parent / f"{folder.name}.log"
     with log.open("w") as output:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stderr=output, text=True, env=env
-        )
+        process = subprocess.Popen(command, stdin=stdin, stderr=output, text=True, env=env)
     try:
         wait_for_sockets(process, log)
         yield process

@@ -129,6 +129,57 @@ def test_check_config_reads_configuration_and_engine(engine: Path, tmp_path: Pat
     assert settings["vad"]["detector"] == "webrtc"
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[audio]\nsource = "microfone"', "source 'microfone' is not understood"),
+        ('[transcription]\nlanguage = "xx"', "transcription.language = 'xx'"),
+        ("[endpointer]\nthreshold = 0.1\nrelease_threshold = 0.9", "must not be above"),
+    ],
+)
+def test_check_config_finds_what_serve_would_fail_on(
+    engine: Path, tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "my.toml"
+    path.write_text(f'[engine]\npath = "{engine}"\n{text}\n')
+    for command in (["check-config", path], ["serve", "--config", path, "--source", "stdin:"]):
+        if "microfone" in text and command[0] == "serve":
+            command = command[:3]
+        answer = run(*command)
+        assert answer.returncode == 2, answer.stderr
+        assert message in answer.stderr and "Traceback" not in answer.stderr
+
+
+def test_a_full_disk_is_named(engine: Path, recording: Path) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "duplex_asr", "transcribe", "--engine", str(engine),
+                   "--whole-file", str(recording)]  # fmt: skip
+        answer = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert answer.returncode == 1
+    assert answer.stderr.startswith("duplex-asr: No space left on device")
+    assert "Traceback" not in answer.stderr
+
+
+def test_a_recording_that_breaks_off_gives_what_it_held_and_then_the_error(
+    engine: Path, tmp_path: Path
+) -> None:
+    whole = tmp_path / "whole.wav"
+    noise = np.random.default_rng(0).standard_normal(48_000) * 0.1
+    soundfile.write(whole, noise, 16_000, "PCM_16")
+    cut = tmp_path / "cut.wav"
+    cut.write_bytes(whole.read_bytes()[:50_000])
+    answer = run("transcribe", "--engine", engine, "--json", "--whole-file", cut)
+    assert answer.returncode == 4 and "truncated" in answer.stderr
+    assert 1_500 < json.loads(answer.stdout)["end_ms"] < 1_600
+
+
+def test_a_recording_of_one_sample_is_too_short_and_no_crash(engine: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "one.wav", [0.5], 48_000)
+    answer = run("transcribe", "--engine", engine, "--json", "--whole-file", tmp_path / "one.wav")
+    assert answer.returncode == 0, answer.stderr
+    assert json.loads(answer.stdout)["rejected"] == "too_short"
+
+
 def test_a_reader_that_goes_away_ends_transcribing_quietly(engine: Path, recording: Path) -> None:
     command = [sys.executable, "-m", "duplex_asr", "transcribe", "--engine", str(engine),
                "--whole-file", *[str(recording)] * 40]  # fmt: skip

@@ -28,7 +28,7 @@ def write(tmp_path: Path, text: str) -> Path:
 
 
 def test_a_file_changes_only_what_it_names(tmp_path: Path) -> None:
-    config = load_config(write(tmp_path, "[endpointer]\nmin_silence_ms = 700\nthreshold = 1e-1\n"))
+    config = load_config(write(tmp_path, "[endpointer]\nmin_silence_ms = 700\nthreshold = 4e-1\n"))
     assert config.endpointer.min_silence_ms == 700
     assert config.endpointer.pre_roll_ms == Config().endpointer.pre_roll_ms
     assert config.audio == Config().audio

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from duplex_asr.daemon import MAX_QUEUED_UTTERANCES, ServeOptions
-from duplex_asr.errors import AudioError, EngineError, ServiceError
+from duplex_asr.errors import AudioError, EngineError, GpuLostError, ServiceError
 from tests.service_doubles import Client, Listener, Room, next_item, run_without_leaks, speak_pcm
 
 
@@ -386,3 +386,24 @@ def test_an_idle_daemon_needs_next_to_no_processor_time(tmp_path: Path) -> None:
             return used
 
     assert run_without_leaks(scenario) < 0.03 * 0.5
+
+
+def test_a_lost_gpu_ends_the_run_with_its_error(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        room = Room(tmp_path / "run")
+
+        def fail(*_arguments: object) -> None:
+            raise GpuLostError("the GPU refuses this process")
+
+        room.speech.transcribe = fail  # type: ignore[assignment,method-assign]
+        async with room.running() as task:
+            listener = await Listener.open(room)
+            await listener.until("state", state="listening")
+            room.source.say(1)
+            error = await listener.until("error")
+            assert (error["code"], error["id"]) == ("gpu-lost", "u1")
+            await listener.close()
+            await task
+
+    with pytest.raises(GpuLostError):
+        run_without_leaks(scenario)

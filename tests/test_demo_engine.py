@@ -18,7 +18,7 @@ from wyoming.client import AsyncUnixClient
 
 from duplex_asr.asr.export.build import build_onnx_engine
 from duplex_asr.service.client import EventReader
-from tests.daemon_process import DEMO, read_until, running_daemon, texts_of, transcribe
+from tests.daemon_process import DEMO, DUPLEX_ASR, read_until, running_daemon, texts_of, transcribe
 
 RECORDING = DEMO / "demo.flac"
 SPOKEN = json.loads((DEMO / "demo.json").read_text())
@@ -54,6 +54,29 @@ def test_a_served_file_gives_what_transcribe_gives(
     for event, utterance in zip(heard, transcribed, strict=True):
         for key in ("start_ms", "end_ms", "end_reason", "tokens"):
             assert event[key] == utterance[key]
+
+
+@pytest.mark.parametrize("source", ["file", "stdin"])
+def test_a_recording_that_breaks_off_gives_the_same_everywhere(tmp_path: Path, source: str) -> None:
+    samples, rate = soundfile.read(RECORDING, dtype="int16")
+    soundfile.write(tmp_path / "whole.wav", samples, rate)
+    cut = tmp_path / "cut.wav"
+    cut.write_bytes((tmp_path / "whole.wav").read_bytes()[:200_000])
+    command = [*DUPLEX_ASR, "transcribe", "--engine", str(DEMO), "--json", str(cut)]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert answer.returncode == 4 and "truncated" in answer.stderr
+    heard = [json.loads(line) for line in answer.stdout.splitlines()]
+    run = tmp_path / "run"
+    name = f"file:{cut}" if source == "file" else "stdin:"
+    with (
+        cut.open("rb") as stdin,
+        running_daemon(run, "--source", name, "--fast", "--wait-for-listener", stdin=stdin),
+        EventReader(run / "events.sock") as reader,
+    ):
+        read_until(reader, "state:listening")
+        events = read_until(reader, "state:idle")
+    assert texts_of(events) == accepted(heard)
+    assert len(accepted(heard)) == 2
 
 
 async def recognise(socket: Path, pcm: bytes, rate: int, chunk_bytes: int) -> str:

@@ -16,7 +16,11 @@ from duplex_asr.asr.engine import ModelDimensions
 from duplex_asr.asr.torch_file import StoredTensor, read_torch_file
 from duplex_asr.errors import CheckpointError
 
-_MAX_DIMENSION = 1 << 20  # larger than any size of any Whisper, small enough never to overflow
+# Far above every Whisper, and far below what would take memory only to be refused.
+_LARGEST = ModelDimensions(
+    n_mels=128, n_audio_ctx=1500, n_audio_state=4096, n_audio_head=64, n_audio_layer=64,
+    n_vocab=200_000, n_text_ctx=4096, n_text_state=4096, n_text_head=64, n_text_layer=64,
+)  # fmt: skip
 Shape = tuple[int, ...]
 
 
@@ -58,7 +62,7 @@ def _read_dimensions(path: Path, dims: Any) -> ModelDimensions:
     wrong = [
         name
         for name in names
-        if type(dims.get(name)) is not int or not 0 < dims[name] <= _MAX_DIMENSION
+        if type(dims.get(name)) is not int or not 0 < dims[name] <= getattr(_LARGEST, name)
     ]
     if wrong:
         raise CheckpointError(f"{path}: dims has no usable value for {', '.join(wrong)}")

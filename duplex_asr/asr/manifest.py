@@ -86,6 +86,8 @@ def read_manifest(folder: Path) -> Manifest:
 
 def _check_types(manifest: Manifest) -> None:
     """Raise TypeError for values that a hand-edited or damaged manifest may hold."""
+    if not all(isinstance(each, str) for each in (manifest.name, manifest.backend)):
+        raise TypeError("name or backend is no text")
     sizes = asdict(manifest.dimensions)
     if not all(type(size) is int and size > 0 for size in sizes.values()):
         raise TypeError("a dimension is no positive number")

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import tiktoken
 
-from duplex_asr.errors import EngineError
+from duplex_asr.errors import ConfigError, EngineError
 
 # In the order of their token ids: a model with fewer languages knows the first ones.
 LANGUAGES = tuple(
@@ -105,15 +105,14 @@ class Tokenizer:
     def prompt(self, language: str = "en", task: str = "transcribe") -> tuple[int, ...]:
         """The start-of-transcript sequence without timestamps.
 
-        English-only models take no language and no task. Raises EngineError for a language that
+        English-only models take no language and no task. Raises ConfigError for a language that
         the model does not know.
         """
         if language not in (self.languages if self.is_multilingual else ("en",)):
-            raise EngineError(
-                f"this model does not know the language {language!r}: use a multilingual model"
-                if not self.is_multilingual
-                else f"{language!r} is not a language of this model: {' '.join(self.languages)}"
-            )
+            advice = "this is an English-only model: use a multilingual one"
+            if self.is_multilingual:
+                advice = f"the model knows {' '.join(self.languages)}"
+            raise ConfigError(f"transcription.language = {language!r}: {advice}")
         if not self.is_multilingual:
             return (self.sot, self.no_timestamps)
         return (self.sot, self.special(f"<|{language}|>"), self.special(f"<|{task}|>"),

@@ -7,10 +7,10 @@ call; this reader knows those that make tensors and refuses every other one by n
 
 from __future__ import annotations
 
-import collections
 import io
 import math
 import pickle
+import pickletools
 import struct
 import zipfile
 from dataclasses import dataclass
@@ -22,7 +22,8 @@ import numpy.typing as npt
 
 from duplex_asr.errors import CheckpointError
 
-_MAX_PICKLE_BYTES = 64 << 20  # large-v3 needs 0.2 MB
+_MAX_PICKLE_BYTES = 4 << 20  # large-v3 needs 0.2 MB
+_MAX_BYTEORDER_BYTES = 16
 _LOCAL_HEADER = struct.Struct("<26xHH")  # lengths of the name and of the extra field
 _LOCAL_HEADER_BYTES = 30
 
@@ -64,10 +65,16 @@ class StoredTensor:
             return (self.values.astype(np.uint32) << 16).view(np.float32)
         return np.ascontiguousarray(self.values, dtype=np.float32)
 
+    def __setstate__(self, state: object) -> None:
+        raise pickle.UnpicklingError("a tensor is given attributes")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class _StorageType:
     name: str
+
+    def __setstate__(self, state: object) -> None:
+        raise pickle.UnpicklingError("a storage type is given attributes")
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,9 @@ class _Storage:
     values: npt.NDArray[Any]
     dtype: str
     offset: int
+
+    def __setstate__(self, state: object) -> None:
+        raise pickle.UnpicklingError("a storage is given attributes")
 
 
 def read_torch_file(path: Path) -> Any:
@@ -123,17 +133,52 @@ def _describe_other_format(path: Path) -> str:
 
 
 def _read_archive(path: Path, archive: zipfile.ZipFile) -> Any:
-    pickles = [info for info in archive.infolist() if info.filename.endswith("/data.pkl")]
+    entries = {entry.filename: entry for entry in archive.infolist()}
+    pickles = [name for name in entries if name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise CheckpointError(f"{path} is a zip archive, but not one that torch.save has written")
-    info = pickles[0]
-    if info.file_size > _MAX_PICKLE_BYTES:
-        raise CheckpointError(f"{path} has a data.pkl of {info.file_size} bytes: not a checkpoint")
-    prefix = info.filename[: -len("data.pkl")]
-    names = {entry.filename: entry for entry in archive.infolist()}
-    if prefix + "byteorder" in names and archive.read(prefix + "byteorder") != b"little":
-        raise CheckpointError(f"{path} was written on a big-endian machine: not supported")
-    return _TensorUnpickler(path, archive.read(info), names, prefix).load()
+    prefix = pickles[0].removesuffix("data.pkl")
+    if byteorder := entries.get(prefix + "byteorder"):
+        if _read_entry(path, archive, byteorder, _MAX_BYTEORDER_BYTES) != b"little":
+            raise CheckpointError(f"{path} was written on a big-endian machine: not supported")
+    data = _read_entry(path, archive, entries[pickles[0]], _MAX_PICKLE_BYTES)
+    _check_memo(data)
+    return _TensorUnpickler(path, data, entries, prefix).load()
+
+
+def _read_entry(
+    path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo, max_bytes: int
+) -> bytes:
+    """The content of an entry that torch has written: neither compressed nor encrypted."""
+    if entry.file_size > max_bytes or not _is_stored(entry):
+        raise CheckpointError(
+            f"{path} holds {entry.filename!r} in {entry.file_size} bytes, which torch.save does "
+            "not write so: not a checkpoint"
+        )
+    return archive.read(entry)
+
+
+def _is_stored(entry: zipfile.ZipInfo) -> bool:
+    is_encrypted = bool(entry.flag_bits & 1)
+    return entry.compress_type == zipfile.ZIP_STORED and not is_encrypted
+
+
+def _check_memo(data: bytes) -> None:
+    """Raise ValueError for a pickle that would make the unpickler reserve memory for nothing.
+
+    The memo is an array as long as its largest index; an honest pickle counts it up one by one.
+    """
+    for opcode, argument, _position in pickletools.genops(data):
+        is_put = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT")
+        if is_put and isinstance(argument, int) and argument > len(data):
+            raise ValueError(f"memo index {argument}")
+
+
+class _StateDict(dict[str, Any]):
+    """In place of OrderedDict: takes the items and ignores the attributes that torch adds."""
+
+    def __setstate__(self, state: object) -> None:
+        pass
 
 
 class _TensorUnpickler(pickle.Unpickler):
@@ -150,7 +195,7 @@ class _TensorUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
+            return _StateDict
         if module == "torch._utils" and name == "_rebuild_tensor_v2":
             return self._rebuild_tensor
         if module == "torch._utils" and name == "_rebuild_parameter":
@@ -175,7 +220,7 @@ class _TensorUnpickler(pickle.Unpickler):
         info = self._names.get(f"{self._prefix}data/{key}")
         numpy_dtype = np.dtype("uint16" if dtype == "bfloat16" else dtype)
         num_bytes = num_values * numpy_dtype.itemsize
-        if info is None or info.compress_type != zipfile.ZIP_STORED or info.file_size != num_bytes:
+        if info is None or not _is_stored(info) or info.file_size != num_bytes:
             raise CheckpointError(
                 f"{self._path} is damaged: storage {key} has not the {num_bytes} bytes it needs"
             )
@@ -195,7 +240,9 @@ class _TensorUnpickler(pickle.Unpickler):
         """torch._utils._rebuild_tensor_v2: a view of a storage; all counts are in values."""
         last = first + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
         is_empty = math.prod(shape) == 0
-        if min((first, *shape, *strides)) < 0 or (not is_empty and last >= len(storage.values)):
+        is_larger = math.prod(shape) > len(storage.values)  # a stride of 0 makes much of little
+        is_outside = not is_empty and last >= len(storage.values)
+        if min((first, *shape, *strides)) < 0 or is_larger or is_outside:
             raise CheckpointError(f"{self._path} is damaged: a tensor lies outside its storage")
         itemsize = storage.values.itemsize
         values = np.lib.stride_tricks.as_strided(

@@ -64,13 +64,27 @@ def open_source(
 ) -> Source:
     """Open the source that `text` names (see AudioConfig); ConfigError if it is not understood,
     AudioError if it cannot be opened."""
-    kind, colon, name = text.partition(":")
-    if kind == "file" and name:
+    kind, name = check_source(text)
+    if kind == "file":
         return FileSource(name, realtime)
-    if kind == "stdin" and colon:
+    if kind == "stdin":
         return StdinSource(parse_raw_format(name))
-    if kind == "microphone" and bool(name) == bool(colon):
-        return MicrophoneSource(name, capture_queue_ms)
-    raise ConfigError(
-        f"source {text!r} is not understood: write microphone, microphone:NAME, file:PATH or stdin:"
-    )
+    return MicrophoneSource(name, capture_queue_ms)
+
+
+def check_source(text: str) -> tuple[str, str]:
+    """The kind of source and its name, without opening it; ConfigError if it is not understood."""
+    kind, colon, name = text.partition(":")
+    is_complete = {
+        "file": bool(name),
+        "stdin": bool(colon),
+        "microphone": bool(name) == bool(colon),
+    }
+    if not is_complete.get(kind, False):
+        raise ConfigError(
+            f"source {text!r} is not understood: write microphone, microphone:NAME, file:PATH or "
+            "stdin:"
+        )
+    if kind == "stdin":
+        parse_raw_format(name)
+    return kind, name

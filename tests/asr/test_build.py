@@ -15,7 +15,7 @@ from duplex_asr.asr.export import build as build_module
 from duplex_asr.asr.export.build import build_onnx_engine
 from duplex_asr.asr.mel import log_mel_spectrogram
 from duplex_asr.errors import CheckpointError, ConfigError, EngineError
-from tests.asr.torch_writer import random_weights, write_checkpoint, write_torch_file
+from tests.asr.torch_writer import SMALL, random_weights, write_checkpoint, write_torch_file
 
 MEL = log_mel_spectrogram(np.sin(np.arange(30_000) / 7).astype(np.float32))
 
@@ -179,6 +179,9 @@ def _change_manifest(**changes: Any) -> Callable[[Path], None]:
         (lambda folder: (folder / "manifest.json").unlink(), r"has no manifest\.json"),
         (lambda folder: (folder / "manifest.json").write_text("{"), r"cannot be read"),
         (lambda folder: (folder / "manifest.json").write_text("[]"), r"format version None"),
+        (_change_manifest(name=3), r"is incomplete"),
+        (_change_manifest(dimensions=vars(SMALL) | {"n_text_layer": 9}), r"not those that its"),
+        (_change_manifest(dimensions=vars(SMALL) | {"n_text_head": 4}), r"not those that its"),
         (_change_manifest(format_version=9), r"format version 9, this program reads 1"),
         (_change_manifest(dimensions={"n_mels": 80}), r"is incomplete"),
         (_change_manifest(files={}), r"is incomplete"),

@@ -80,6 +80,7 @@ def test_damaged_weights_are_refused_in_one_sentence(
         ({"n_mels": None}, "no usable value for n_mels"),
         ({"n_text_layer": 0}, "no usable value for n_text_layer"),
         ({"n_vocab": 2**40}, "no usable value for n_vocab"),
+        ({"n_audio_layer": 65, "n_text_layer": 1 << 20}, "n_audio_layer, n_text_layer"),
         ({"n_audio_head": 3}, "n_audio_state 32 is no multiple of n_audio_head 3"),
         ({"n_mels": 40}, "40 mel bins"),
         ({"n_audio_ctx": 750}, "750 audio positions"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from duplex_asr.asr.tokenizer import LANGUAGES, Tokenizer, bundled_ranks, read_ranks
-from duplex_asr.errors import EngineError
+from duplex_asr.errors import ConfigError, EngineError
 
 # Sizes of OpenAI's vocabularies: English-only, multilingual, large-v3.
 VOCABULARIES = [(51864, False, 99), (51865, True, 99), (51866, True, 100)]
@@ -36,9 +36,9 @@ def test_multilingual_models_are_prompted_with_language_and_task() -> None:
 
 
 def test_a_language_that_the_model_does_not_know_is_refused() -> None:
-    with pytest.raises(EngineError, match="'de': use a multilingual model"):
+    with pytest.raises(ConfigError, match="'de': this is an English-only model"):
         load(51864, False).prompt("de")
-    with pytest.raises(EngineError, match="'yue' is not a language of this model"):
+    with pytest.raises(ConfigError, match="'yue': the model knows en zh"):
         load(51865, True).prompt("yue")
 
 

@@ -84,7 +84,7 @@ def _write_with_layout(path: Path, first: int, size: int) -> None:
             archive.writestr(name, content)
 
 
-@pytest.mark.parametrize(("first", "size"), [(0, 5), (1, 4), (0, 2**40), (-1, 4)])
+@pytest.mark.parametrize(("first", "size"), [(0, 5), (1, 4), (0, 2**40), (-1, 4), (4, 1)])
 def test_a_tensor_outside_its_storage_is_refused(tmp_path: Path, first: int, size: int) -> None:
     _write_with_layout(tmp_path / "a.pt", first, size)
     with pytest.raises(CheckpointError, match="outside its storage"):
@@ -130,6 +130,67 @@ def test_random_damage_in_the_pickle_never_ends_in_another_exception(tmp_path: P
         except CheckpointError:
             num_refused += 1
     assert num_refused > 100
+
+
+def _rewrite(path: Path, name: str, content: bytes, compression: int) -> None:
+    """Replace one entry of a torch file."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {each: archive.read(each) for each in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for each, old in entries.items():
+            is_it = each == name
+            kind = compression if is_it else zipfile.ZIP_STORED
+            archive.writestr(each, content if is_it else old, kind)
+
+
+@pytest.mark.parametrize("name", ["model/data.pkl", "model/byteorder"])
+def test_a_compressed_entry_is_refused_before_it_is_unpacked(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "bomb.pt"
+    write_torch_file(path, {"x": np.zeros(4, np.float32)})
+    _rewrite(path, name, b"\0" * (64 << 20), zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(CheckpointError, match=f"{name}.*torch.save does not write so"):
+        read_torch_file(path)
+
+
+def test_an_entry_marked_as_encrypted_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    write_torch_file(path, {})
+    data = bytearray(path.read_bytes())
+    central = data.index(b"PK\x01\x02")
+    data[central + 8] |= 1  # the general purpose flag of the first entry, data.pkl
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        read_torch_file(path)
+
+
+def test_a_pickle_that_reserves_memory_for_nothing_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "memo.pt"
+    write_torch_file(path, {})
+    greedy = b"\x80\x02}r" + (2**26).to_bytes(4, "little") + b"."
+    _rewrite(path, "model/data.pkl", greedy, zipfile.ZIP_STORED)
+    with pytest.raises(CheckpointError, match="memo index 67108864"):
+        read_torch_file(path)
+
+
+def test_a_tensor_whose_attributes_are_replaced_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "build.pt"
+    write_torch_file(path, {"x": np.zeros(4, np.float32)})
+    with zipfile.ZipFile(path) as archive:
+        data = archive.read("model/data.pkl")
+    reduce_at = data.rindex(b"R")  # the call that makes the tensor
+    attack = data[: reduce_at + 1] + b"}U\x06valuesU\x03abcsb" + data[reduce_at + 1 :]
+    _rewrite(path, "model/data.pkl", attack, zipfile.ZIP_STORED)
+    with pytest.raises(CheckpointError, match="given attributes"):
+        read_torch_file(path)
+
+
+def test_attributes_of_a_state_dict_are_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.pt"
+    write_torch_file(path, {"x": 1})
+    with_metadata = b"\x80\x02ccollections\nOrderedDict\n)R}U\x04keysK\x01sb."
+    _rewrite(path, "model/data.pkl", with_metadata, zipfile.ZIP_STORED)
+    assert read_torch_file(path) == {}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from duplex_asr.asr.engine import Decoding, ModelDimensions, ShouldStop
 from duplex_asr.asr.tokenizer import Tokenizer
 from duplex_asr.asr.transcriber import Transcriber, TranscriptionConfig, compression_ratio
 from duplex_asr.asr.transcript import Transcript
-from duplex_asr.errors import EngineError
+from duplex_asr.errors import ConfigError
 from duplex_asr.hearing.utterance import Utterance
 from tests.asr.torch_writer import SMALL
 
@@ -142,7 +142,7 @@ def test_encoded_audio_is_released_even_when_decoding_fails() -> None:
 
 
 def test_an_unknown_language_is_refused_before_anything_is_heard() -> None:
-    with pytest.raises(EngineError, match="multilingual"):
+    with pytest.raises(ConfigError, match="multilingual"):
         Transcriber(ScriptedEngine(spoken("")), TranscriptionConfig(language="fr"))
 
 

@@ -103,6 +103,7 @@ class OnnxEngine:
         tokenizer = Tokenizer(ranks, dimensions.n_vocab, dimensions.is_multilingual)
         encoder = _make_session(folder / ENCODER_NAME, threads)
         decoder = _make_session(folder / DECODER_NAME, threads)
+        _check_graphs(folder, dimensions, encoder, decoder)
         return cls(manifest, tokenizer, encoder, decoder)
 
     def encode(self, mel: npt.NDArray[np.float32]) -> OnnxEncodedAudio:
@@ -154,6 +155,26 @@ class OnnxEngine:
 
     def close(self) -> None:
         self._encoder = self._decoder = None
+
+
+def _check_graphs(folder: Path, dimensions: ModelDimensions, encoder: Any, decoder: Any) -> None:
+    """Raise EngineError unless the graphs have the names and sizes that the manifest announces."""
+    heads = dimensions.n_text_head
+    head_size = dimensions.n_text_state // heads
+    expected: dict[str, list[int]] = {"mel": [dimensions.n_mels, N_FRAMES]}
+    for index in range(dimensions.n_text_layer):
+        expected[f"cross_key_{index}"] = [heads, head_size, dimensions.n_audio_ctx]
+        expected[f"cross_value_{index}"] = [heads, dimensions.n_audio_ctx, head_size]
+    found = {each.name: each.shape for each in (*encoder.get_inputs(), *encoder.get_outputs())}
+    found.pop("audio_features", None)
+    taken = {each.name: each.shape for each in decoder.get_inputs() if "cross" in each.name}
+    logits = {each.name: each.shape for each in decoder.get_outputs()}["logits"]
+    is_ours = found == expected and taken == {k: v for k, v in expected.items() if k != "mel"}
+    if not is_ours or logits[-1] != dimensions.n_vocab:
+        raise EngineError(
+            f"the graphs in {folder} are not those that its manifest describes: build the engine "
+            "again with `duplex-asr build`"
+        )
 
 
 def _make_session(path: Path, threads: int) -> Any:
