@@ -3,6 +3,7 @@
     listen      frames of the source, utterances out; waits for sound
     transcribe  loads and owns the engine; waits for utterances, the source's before the clients'
     main        asyncio: both sockets, start and stop
+    close-*     closes the source when stopping, which native code may never let end
     hear-*      two workers that resample and endpoint what clients send
 
 Nothing here waits for a client, and every thread waits without polling.
@@ -23,12 +24,11 @@ from typing import Any
 from duplex_asr import __version__
 from duplex_asr.asr.engine import ShouldStop
 from duplex_asr.asr.transcript import Transcript
-from duplex_asr.audio.frames import SAMPLES_PER_MS
 from duplex_asr.audio.resampling import PcmStream
 from duplex_asr.audio.sources import Source
 from duplex_asr.client_recognition import ClientRecognition
 from duplex_asr.errors import AudioError, GpuLostError
-from duplex_asr.hearing.endpointer import Endpointer, HearingEvent, VoiceStarted
+from duplex_asr.hearing.endpointer import Endpointer, NewId
 from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.service import events
 from duplex_asr.service.control_server import ControlServer
@@ -36,11 +36,8 @@ from duplex_asr.service.control_session import PcmFormat, RecognizerInfo
 from duplex_asr.service.event_server import EventServer
 from duplex_asr.service.hangup import HangupWatch
 from duplex_asr.service.runtime_dir import RuntimeDir, ServiceConfig
-from duplex_asr.service.transcription_queue import (
-    TranscriptionJob,
-    TranscriptionQueue,
-    measure,
-)
+from duplex_asr.service.transcription_queue import TranscriptionJob, TranscriptionQueue
+from duplex_asr.source_recognition import SourceRecognition
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +45,6 @@ MAX_QUEUED_UTTERANCES = 8  # of the source: at most 4 minutes of sound, 15 MB
 NUM_HEARING_WORKERS = 2
 STOP_THREADS_S = 0.5  # a decoder stops at its next token; an encoder run cannot be interrupted
 STOP_READERS_S = 0.2
-
-NewId = Callable[[], str]
 
 
 @dataclass(frozen=True)
@@ -94,19 +89,20 @@ class Daemon:
         self._service = service
         self._options = options
         self.is_open = asyncio.Event()
+        self._is_stopping = threading.Event()
         self._queue = TranscriptionQueue(MAX_QUEUED_UTTERANCES)
+        self._recognition = SourceRecognition(
+            source, new_endpointer, self._queue, self._publish, self._is_stopping.is_set
+        )
         self._loop: asyncio.AbstractEventLoop
         self._events: EventServer
         self._control: ControlServer
         self._executor: ThreadPoolExecutor
         self._speech_info: asyncio.Future[RecognizerInfo]
         self._stop_requested = asyncio.Event()
-        self._is_stopping = threading.Event()
         self._threads: dict[threading.Thread, asyncio.Event] = {}
         self._failure: BaseException | None = None
-        self._num_seen_overflows = 0
         self._recording_numbers = itertools.count(1)
-        self._language = ""
 
     @property
     def has_stuck_threads(self) -> bool:
@@ -181,12 +177,12 @@ class Daemon:
         logger.info("stopping%s", f"; turned away: {turned_away}" if turned_away else "")
         self._publish_state("stopping")
         self._is_stopping.set()
-        # On a worker, since a sound card may take its time.
-        closing = self._loop.run_in_executor(self._executor, self._source.close)
         for job in self._queue.close():
             job.on_failure(job, "stopping", "the daemon is stopping")
+        # In a thread that can be given up on: a sound card or a network's file may take its time.
+        self._start_thread("close-source", self._source.close)
         await self._control.stop()
-        await self._join_threads(closing)
+        await self._join_threads()
         posted = self._loop.create_future()
         self._post(posted.set_result, None)
         await posted  # everything that the threads had to publish is published
@@ -194,9 +190,8 @@ class Daemon:
         await self._events.stop(STOP_READERS_S)
         self._speech_info.cancel()
 
-    async def _join_threads(self, closing: asyncio.Future[None]) -> None:
-        waits: list[asyncio.Future[Any]] = [closing]
-        waits += [asyncio.ensure_future(ended.wait()) for ended in self._threads.values()]
+    async def _join_threads(self) -> None:
+        waits = [asyncio.ensure_future(ended.wait()) for ended in self._threads.values()]
         _, late = await asyncio.wait(waits, timeout=STOP_THREADS_S)
         for each in late:
             each.cancel()
@@ -248,7 +243,7 @@ class Daemon:
     def _listen_thread(self) -> None:
         failure: BaseException | None = None
         try:
-            self._listen()
+            self._recognition.listen()
         except AudioError as exc:
             failure = exc
             logger.error("%s", exc)
@@ -266,64 +261,6 @@ class Daemon:
         if self._options.exit_at_end:
             self._post(self._end_run, failure)
 
-    def _listen(self) -> None:
-        numbers = itertools.count(1)
-        endpointer = self._new_endpointer(lambda: f"u{next(numbers)}")
-        end = 0
-        try:
-            for frame in self._source.frames():
-                end = frame.end
-                self._hear(endpointer.push(frame), end)
-        finally:  # also what was said before a recording or a device broke off
-            if not self._is_stopping.is_set():
-                self._hear(endpointer.stop(), end)
-
-    def _hear(self, heard: list[HearingEvent], position: int) -> None:
-        for each in heard:
-            if isinstance(each, VoiceStarted):
-                start_ms = each.position // SAMPLES_PER_MS
-                self._publish(events.VoiceStarted(self._source.name, each.utterance_id, start_ms))
-            elif isinstance(each, Utterance):
-                self._take_utterance(each, position)
-
-    def _take_utterance(self, utterance: Utterance, endpoint: int) -> None:
-        self._publish(
-            events.VoiceStopped(
-                self._source.name,
-                utterance.id,
-                utterance.speech_start // SAMPLES_PER_MS,
-                utterance.speech_end // SAMPLES_PER_MS,
-                utterance.end_reason,
-            )
-        )
-        self._report_overflows()
-        job = TranscriptionJob(
-            utterance,
-            endpoint,
-            on_transcript=self._publish_transcript,
-            on_failure=self._publish_failure,
-            is_cancelled=self._is_stopping.is_set,
-        )
-        # A recording can wait for the engine; a microphone cannot.
-        if not self._queue.put_from_source(job, wait=not self._source.is_live):
-            if self._is_stopping.is_set():
-                self._publish_failure(job, "stopping", "the daemon is stopping")
-            else:
-                text = f"{MAX_QUEUED_UTTERANCES} utterances are waiting already: the engine is slow"
-                self._publish_failure(job, "queue-full", text)
-
-    def _report_overflows(self) -> None:
-        lost = self._source.num_overflows - self._num_seen_overflows
-        if lost:
-            self._num_seen_overflows += lost
-            text = f"sound was lost {lost} times since the last utterance: the machine is too busy"
-            logger.warning("%s: %s", self._source.name, text)
-            self._publish(events.Error("input-overflow", text, source=self._source.name))
-
-    def _publish_failure(self, job: TranscriptionJob, code: str, text: str) -> None:
-        logger.error("utterance %s is lost: %s", job.utterance.id, text)
-        self._publish(events.Error(code, text, self._source.name, job.utterance.id))
-
     # The transcribe thread.
 
     def _transcribe_thread(self) -> None:
@@ -333,7 +270,7 @@ class Daemon:
             self._post(self._end_run, exc)
             return
         self._post(self._set_speech_info, speech.info)
-        self._language = speech.info.languages[0]
+        self._recognition.language = speech.info.languages[0]
         while (job := self._queue.get()) is not None:
             try:
                 self._transcribe(speech, job)
@@ -360,20 +297,6 @@ class Daemon:
             job.on_failure(job, "stopping", "transcription was stopped")
         else:
             job.on_transcript(job, transcript)
-
-    def _publish_transcript(self, job: TranscriptionJob, transcript: Transcript) -> None:
-        timings = measure(job, transcript)
-        event = events.from_transcript(
-            transcript, source=self._source.name, language=self._language, timings=timings
-        )
-        self._publish(event)
-        logger.info(
-            "%s %s: %d ms of sound, %.0f ms after the speech ended",
-            job.utterance.id,
-            f"rejected ({transcript.rejected})" if transcript.rejected else "transcribed",
-            job.utterance.audio_ms,
-            timings["latency_ms"],
-        )
 
     # For the clients, in the event loop's thread: control_session.Recognizer.
 

@@ -13,8 +13,8 @@ from duplex_asr.asr.engines import find_engine, load_engine
 from duplex_asr.asr.transcriber import Transcriber
 from duplex_asr.audio.sources import open_source
 from duplex_asr.config import Config
-from duplex_asr.daemon import Daemon, LoadedSpeech, NewId, ServeOptions
-from duplex_asr.hearing.endpointer import Endpointer
+from duplex_asr.daemon import Daemon, LoadedSpeech, ServeOptions
+from duplex_asr.hearing.endpointer import Endpointer, NewId
 from duplex_asr.hearing.vad import load_detector
 from duplex_asr.service.control_session import RecognizerInfo
 from duplex_asr.service.runtime_dir import RuntimeDir, find_runtime_dir
@@ -30,19 +30,15 @@ def serve(config: Config, options: ServeOptions, signals: StopSignals) -> int:
     folder = find_runtime_dir(config.service.runtime_dir)
     with RuntimeDir(folder, config.service.socket_mode) as runtime_dir:
         audio = config.audio
-        source = open_source(audio.source, audio.realtime, audio.capture_queue_ms)
-        try:
-            daemon = Daemon(
-                source=source,
-                new_endpointer=lambda new_id: new_endpointer(config, new_id),
-                load_speech=lambda: load_speech(config, engine_folder),
-                runtime_dir=runtime_dir,
-                service=config.service,
-                options=options,
-            )
-            asyncio.run(_run(daemon, signals))
-        finally:
-            source.close()
+        daemon = Daemon(  # which closes the source in its end
+            source=open_source(audio.source, audio.realtime, audio.capture_queue_ms),
+            new_endpointer=lambda new_id: new_endpointer(config, new_id),
+            load_speech=lambda: load_speech(config, engine_folder),
+            runtime_dir=runtime_dir,
+            service=config.service,
+            options=options,
+        )
+        asyncio.run(_run(daemon, signals))
     if daemon.has_stuck_threads:
         # Ending the interpreter under a thread that is inside a native library can crash it.
         logging.shutdown()

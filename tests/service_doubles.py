@@ -20,8 +20,8 @@ from wyoming.event import Event, async_read_event
 from duplex_asr.asr.engine import ShouldStop
 from duplex_asr.asr.transcript import Transcript
 from duplex_asr.audio.frames import Frame, FrameCutter, Samples
-from duplex_asr.daemon import Daemon, LoadedSpeech, NewId, ServeOptions
-from duplex_asr.hearing.endpointer import Endpointer, EndpointerConfig
+from duplex_asr.daemon import Daemon, LoadedSpeech, ServeOptions
+from duplex_asr.hearing.endpointer import Endpointer, EndpointerConfig, NewId
 from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.service.control_session import RecognizerInfo
 from duplex_asr.service.runtime_dir import RuntimeDir, ServiceConfig
@@ -121,6 +121,9 @@ class ScriptedSource:
     def say(self, *numbers: int) -> None:
         for number in numbers:
             self._sound.put(speak(number))
+
+    def hear(self, sound: Samples) -> None:
+        self._sound.put(sound)
 
     def say_without_pause(self, number: int) -> None:
         self._sound.put(speak(number)[:SAMPLES_PER_WORD])

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from duplex_asr.daemon import NewId
-from duplex_asr.hearing.endpointer import Endpointer
+from duplex_asr.hearing.endpointer import Endpointer, NewId
 from tests import service_doubles
 from tests.service_doubles import Client, Room, next_item, run_without_leaks, speak_pcm
 

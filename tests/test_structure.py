@@ -25,6 +25,7 @@ JOIN_STAGES = {
     "serve.py",
     "offline.py",
     "client_recognition.py",
+    "source_recognition.py",
     "config.py",
     "cli.py",
 }

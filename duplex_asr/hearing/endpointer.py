@@ -98,12 +98,15 @@ class _Window:
     probability: float
     is_voiced: bool
 
+NewId = Callable[[], str]
+"""Gives the name of the next utterance."""
+
 
 class Endpointer:
     """Decides where utterances start and end; holds no clock, thread or device."""
 
     def __init__(
-        self, detector: VoiceDetector, config: EndpointerConfig, new_id: Callable[[], str]
+        self, detector: VoiceDetector, config: EndpointerConfig, new_id: NewId
     ) -> None:
         self._detector = detector
         self._config = config

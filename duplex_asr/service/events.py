@@ -1,6 +1,6 @@
 """What happened in the room, as one JSON line each: the bytes of events.sock.
 
-    VoiceStarted  VoiceStopped  Transcript  UtteranceRejected  Error  State
+    VoiceStarted  VoiceStopped  NoSpeech  Transcript  UtteranceRejected  Error  State
         -> {"type": "voice-started", "seq": 7, ...}\\n
 
 The wire type is the class name in kebab-case. Times of day do not occur: `start_ms`, `end_ms` (all
@@ -49,6 +49,15 @@ class VoiceStopped:
     speech_start_ms: int
     speech_end_ms: int
     end_reason: str
+
+
+@dataclass(frozen=True)
+class NoSpeech:
+    """Nobody spoke for `endpointer.no_speech_ms`."""
+
+    source: str
+    start_ms: int
+    end_ms: int
 
 
 @dataclass(frozen=True)
@@ -116,11 +125,12 @@ class State:
     reason: str | None = None
 
 
-Event = VoiceStarted | VoiceStopped | Transcript | UtteranceRejected | Error | State
+Event = VoiceStarted | VoiceStopped | NoSpeech | Transcript | UtteranceRejected | Error | State
 
 _CLASSES: tuple[type[Event], ...] = (
     VoiceStarted,
     VoiceStopped,
+    NoSpeech,
     Transcript,
     UtteranceRejected,
     Error,

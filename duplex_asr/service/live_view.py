@@ -3,6 +3,7 @@
 listening  file:demo.wav  base.en
   00:01.2-00:02.6  three nine four                       312 ms
   00:04.0-00:04.5  (rejected: noise) mm                  290 ms
+  00:05.0-00:35.0  (nobody spoke)
 speaking ...
 """
 
@@ -85,6 +86,8 @@ def describe(event: dict[str, Any]) -> str:
     if kind == "utterance-rejected":
         text = _printable(event["text"])
         return f"  {_span(event)}  {DIM}(rejected: {event['reason']}) {text}{PLAIN}"
+    if kind == "no-speech":
+        return f"  {_span(event, 'start_ms', 'end_ms')}  {DIM}(nobody spoke){PLAIN}"
     if kind == "error":
         which = f" {event['id']}" if event.get("id") else ""
         return f"  {RED}error{which}: {_printable(event['text'])}{PLAIN}"
@@ -109,9 +112,8 @@ def _status(event: dict[str, Any], status: str) -> str:
     return status
 
 
-def _span(event: dict[str, Any]) -> str:
-    start, end = event["speech_start_ms"], event["speech_end_ms"]
-    return f"{DIM}{_clock(start)}-{_clock(end)}{PLAIN}"
+def _span(event: dict[str, Any], start: str = "speech_start_ms", end: str = "speech_end_ms") -> str:
+    return f"{DIM}{_clock(event[start])}-{_clock(event[end])}{PLAIN}"
 
 
 def _latency(event: dict[str, Any]) -> str:

@@ -36,7 +36,7 @@ class TranscriptionQueue:
     """
 
     def __init__(self, max_source_jobs: int) -> None:
-        self._max_source_jobs = max_source_jobs
+        self.max_source_jobs = max_source_jobs
         self._source_jobs: deque[TranscriptionJob] = deque()
         self._client_jobs: deque[TranscriptionJob] = deque()
         self._current: TranscriptionJob | None = None
@@ -109,7 +109,7 @@ class TranscriptionQueue:
             return left
 
     def _has_room(self) -> bool:
-        return len(self._source_jobs) < self._max_source_jobs
+        return len(self._source_jobs) < self.max_source_jobs
 
 
 def measure(job: TranscriptionJob, transcript: Transcript) -> dict[str, float]:

@@ -45,6 +45,7 @@ ALL: list[events.Event] = [
     VOICE_STOPPED,
     TRANSCRIPT,
     REJECTED,
+    events.NoSpeech("microphone", 2880, 32_896),
     events.Error("queue-full", "the engine is slow", "microphone", "u9"),
     events.Error("input-overflow", "sound was lost"),
     events.State("listening", "microphone", "base.en", "0.1.0"),

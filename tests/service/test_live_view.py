@@ -54,6 +54,12 @@ def test_a_rejected_utterance_is_shown_with_its_reason() -> None:
     assert plain(describe(as_dict(REJECTED))) == "  00:00.1-00:00.3  (rejected: noise) uh"
 
 
+def test_a_long_silence_is_shown_dimly() -> None:
+    shown = describe(as_dict(events.NoSpeech("microphone", 2_880, 32_896)))
+    assert plain(shown) == "  00:02.8-00:32.8  (nobody spoke)"
+    assert "\x1b[2m(nobody spoke)" in shown
+
+
 def test_what_goes_on_is_shown_in_a_last_line_that_is_overwritten() -> None:
     out = io.StringIO()
     assert show_live([*LINES[:3], STOPPING], out) == "stopping"

@@ -37,7 +37,8 @@ def test_an_event_on_the_page_is_an_event(line: str) -> None:
 
 def test_every_error_code_in_the_code_is_on_the_page() -> None:
     service = Path(events.__file__).parent
-    sources = [*service.glob("*.py"), service.parent / "daemon.py"]
+    joins = ("daemon.py", "source_recognition.py", "client_recognition.py")
+    sources = [*service.glob("*.py"), *(service.parent / name for name in joins)]
     text = "".join(path.read_text() for path in sources)
     codes = set(
         re.findall(r'(?:Error|on_failure|_failure|send_error)\(\s*(?:job, )?"([a-z-]+)"', text)

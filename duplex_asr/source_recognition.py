@@ -1,0 +1,125 @@
+"""Frames of the source in, events of what was said out: the path that everybody may follow.
+
+Source -> Endpointer in the listen thread; the transcripts come from the transcribe thread.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable
+
+from duplex_asr.asr.transcript import Transcript
+from duplex_asr.audio.frames import SAMPLES_PER_MS
+from duplex_asr.audio.sources import Source
+from duplex_asr.hearing.endpointer import Endpointer, HearingEvent, NewId, NoSpeech, VoiceStarted
+from duplex_asr.hearing.utterance import Utterance
+from duplex_asr.service import events
+from duplex_asr.service.transcription_queue import TranscriptionJob, TranscriptionQueue, measure
+
+logger = logging.getLogger(__name__)
+
+
+class SourceRecognition:
+    """The source of one run. `publish` may be called from any thread.
+
+    language: of the transcripts, known as soon as the engine is loaded.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        new_endpointer: Callable[[NewId], Endpointer],
+        queue: TranscriptionQueue,
+        publish: Callable[[events.Event], None],
+        is_stopping: Callable[[], bool],
+    ) -> None:
+        self.language = ""
+        self._source = source
+        self._new_endpointer = new_endpointer
+        self._queue = queue
+        self._publish = publish
+        self._is_stopping = is_stopping
+        self._num_seen_overflows = 0
+
+    def listen(self) -> None:
+        """Hear the source to its end; raises AudioError if it breaks off."""
+        numbers = itertools.count(1)
+        endpointer = self._new_endpointer(lambda: f"u{next(numbers)}")
+        end = 0
+        try:
+            for frame in self._source.frames():
+                end = frame.end
+                self._hear(endpointer.push(frame), end)
+        finally:  # also what was said before a recording or a device broke off, or the daemon stops
+            self._hear(endpointer.stop(), end)
+
+    def _hear(self, heard: list[HearingEvent], position: int) -> None:
+        source = self._source.name
+        for each in heard:
+            if isinstance(each, VoiceStarted):
+                start_ms = each.position // SAMPLES_PER_MS
+                self._publish(events.VoiceStarted(source, each.utterance_id, start_ms))
+            elif isinstance(each, NoSpeech):
+                start_ms, end_ms = each.start // SAMPLES_PER_MS, each.end // SAMPLES_PER_MS
+                self._publish(events.NoSpeech(source, start_ms, end_ms))
+            elif isinstance(each, Utterance):
+                self._take_utterance(each, position)
+
+    def _take_utterance(self, utterance: Utterance, endpoint: int) -> None:
+        self._publish(
+            events.VoiceStopped(
+                self._source.name,
+                utterance.id,
+                utterance.speech_start // SAMPLES_PER_MS,
+                utterance.speech_end // SAMPLES_PER_MS,
+                utterance.end_reason,
+            )
+        )
+        self._report_overflows()
+        job = TranscriptionJob(
+            utterance,
+            endpoint,
+            on_transcript=self._publish_transcript,
+            on_failure=self._publish_failure,
+            is_cancelled=lambda: False,  # even when stopping: each utterance has its last event
+        )
+        if self._is_stopping():
+            self._publish_failure(job, "stopping", "the daemon is stopping")
+            return
+        # A recording can wait for the engine; a microphone cannot.
+        if not self._queue.put_from_source(job, wait=not self._source.is_live):
+            if self._is_stopping():
+                self._publish_failure(job, "stopping", "the daemon is stopping")
+            else:
+                num_waiting = self._queue.max_source_jobs
+                text = f"{num_waiting} utterances are waiting already: the engine is slow"
+                self._publish_failure(job, "queue-full", text)
+
+    def _report_overflows(self) -> None:
+        lost = self._source.num_overflows - self._num_seen_overflows
+        if lost:
+            self._num_seen_overflows += lost
+            text = f"sound was lost {lost} times since the last utterance: the machine is too busy"
+            logger.warning("%s: %s", self._source.name, text)
+            self._publish(events.Error("input-overflow", text, source=self._source.name))
+
+    # In the transcribe thread, or whichever finds that there will be no transcript.
+
+    def _publish_failure(self, job: TranscriptionJob, code: str, text: str) -> None:
+        logger.error("utterance %s is lost: %s", job.utterance.id, text)
+        self._publish(events.Error(code, text, self._source.name, job.utterance.id))
+
+    def _publish_transcript(self, job: TranscriptionJob, transcript: Transcript) -> None:
+        timings = measure(job, transcript)
+        event = events.from_transcript(
+            transcript, source=self._source.name, language=self.language, timings=timings
+        )
+        self._publish(event)
+        logger.info(
+            "%s %s: %d ms of sound, %.0f ms after the speech ended",
+            job.utterance.id,
+            f"rejected ({transcript.rejected})" if transcript.rejected else "transcribed",
+            job.utterance.audio_ms,
+            timings["latency_ms"],
+        )
