@@ -8,21 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
 from duplex_asr.audio.frames import Frame, FrameCutter, Samples
-from duplex_asr.audio.resampling import (
-    Resampler,
-    check_pcm_format,
-    mix_to_mono,
-    zero_nonfinite,
-)
-from duplex_asr.audio.wav import WavHeader
+from duplex_asr.audio.recordings import open_recording
+from duplex_asr.audio.resampling import Resampler, mix_to_mono, zero_nonfinite
 from duplex_asr.errors import AudioError
 
 REALTIME_BLOCK_MS = 20  # as a sound card delivers it
 FAST_BLOCK_MS = 100  # and also what is lost at most where a compressed recording breaks off
-HEADER_BYTES = 65_536
 
 
 class FileSource:
@@ -44,13 +37,11 @@ class FileSource:
         self._realtime = realtime
         self._closed = threading.Event()
         self._reading = threading.Lock()
-        announced_wav_frames = check_file(self._path)
         self._file = open_recording(self._path)
-        self._announced_frames = announced_wav_frames or self._file.frames
 
     def frames(self) -> Iterator[Frame]:
         """Yield the frames; the last one is filled up with zeros. Ends early after `close`."""
-        rate = self._file.samplerate
+        rate = self._file.rate
         block_frames = rate * (REALTIME_BLOCK_MS if self._realtime else FAST_BLOCK_MS) // 1000
         resampler, cutter = Resampler(rate), FrameCutter()
         started = time.monotonic()
@@ -83,61 +74,13 @@ class FileSource:
         with self._reading:
             if self._closed.is_set():
                 return np.zeros((0, 1), np.float32)
-            try:
-                block: Samples = self._file.read(num_frames, dtype="float32", always_2d=True)
-            except soundfile.LibsndfileError as exc:
-                raise AudioError(
-                    f"{self._path} is damaged: {exc.error_string} Record or copy it again"
-                ) from exc
-            return block
+            return self._file.read(num_frames)
 
     def _check_length(self, num_read: int) -> None:
-        if num_read < self._announced_frames:
-            rate = self._file.samplerate
+        announced = self._file.announced_frames
+        if num_read < announced:
+            rate = self._file.rate
             raise AudioError(
                 f"{self._path} is truncated: it holds {num_read / rate:.1f} s of the"
-                f" {self._announced_frames / rate:.1f} s that it announces; copy it again"
+                f" {announced / rate:.1f} s that it announces; copy it again"
             )
-
-
-def open_recording(path: Path) -> soundfile.SoundFile:
-    """Open a recording with libsndfile; AudioError if it is none, has no samples or odd ones."""
-    try:
-        file = soundfile.SoundFile(path)
-    except soundfile.LibsndfileError as exc:
-        raise AudioError(
-            f"{path} is not a recording that can be read ({exc.error_string.rstrip('.')}):"
-            " use WAV, FLAC, OGG or Opus"
-        ) from exc
-    try:
-        check_pcm_format(file.samplerate, width=2, channels=file.channels)
-        if file.frames == 0:
-            raise AudioError(f"no samples in {path}: it has a header and nothing else")
-    except AudioError:
-        file.close()
-        raise
-    return file
-
-
-def check_file(path: Path) -> int:
-    """Raise AudioError if the path is no readable file with something in it; return how many
-    sample frames a WAV header announces, or 0 if it does not tell or this is no WAV file."""
-    try:
-        if not path.is_file() and path.exists():
-            what = "a directory" if path.is_dir() else "not a regular file"
-            raise AudioError(f"{path} is {what}: name a recording")
-        with path.open("rb") as file:
-            head = file.read(HEADER_BYTES)
-    except FileNotFoundError as exc:
-        raise AudioError(f"{path} does not exist: check the name of the recording") from exc
-    except OSError as exc:
-        raise AudioError(f"{path} cannot be read ({exc.strerror}): check its permissions") from exc
-    if not head:
-        raise AudioError(f"{path} is empty: record or copy it again")
-    if head[:4] != b"RIFF":
-        return 0
-    try:
-        parsed = WavHeader(str(path)).push(head)
-    except AudioError:  # libsndfile knows more kinds of WAV files, and has the last word
-        return 0
-    return parsed[0].num_frames if parsed is not None else 0

@@ -50,11 +50,11 @@ def pcm_to_samples(data: bytes, width: int, channels: int, is_float: bool = Fals
     width: bytes a sample; 1 is unsigned as in WAV files, 3 is packed; with `is_float` 4 or 8.
     len(data) must be a multiple of `width * channels` (PcmStream takes care of that).
     """
-    return mix_to_mono(_pcm_values(data, width, is_float).reshape(-1, channels))
+    return mix_to_mono(pcm_values(data, width, is_float).reshape(-1, channels))
 
 
-def _pcm_values(data: bytes, width: int, is_float: bool) -> Samples:
-    """The values in the order they lie in, whatever channel they belong to."""
+def pcm_values(data: bytes, width: int, is_float: bool) -> Samples:
+    """Little-endian PCM as float32 in the order it lies in, whatever channel it belongs to."""
     values: Samples
     if is_float:
         with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is seen to later
@@ -137,7 +137,7 @@ class PcmStream:
         joined = self._rest + data
         num_whole = len(joined) - len(joined) % (self.width * self.channels)
         self._rest = joined[num_whole:]
-        values = _pcm_values(joined[:num_whole], self.width, self.is_float)
+        values = pcm_values(joined[:num_whole], self.width, self.is_float)
         if self.is_float:
             values, num_bad = zero_nonfinite(values)
             self.num_nonfinite += num_bad

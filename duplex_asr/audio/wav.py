@@ -30,8 +30,12 @@ class WavFormat:
     @property
     def num_frames(self) -> int:
         """Samples a channel as announced, or 0 if that is not known."""
-        bytes_a_frame = self.width * self.channels
-        return (self.data_bytes or 0) // bytes_a_frame if bytes_a_frame else 0
+        return (self.data_bytes or 0) // self.bytes_a_frame if self.bytes_a_frame else 0
+
+    @property
+    def bytes_a_frame(self) -> int:
+        """A sample of each channel."""
+        return self.width * self.channels
 
 
 class WavHeader:

@@ -1,4 +1,5 @@
 import os
+import struct
 import threading
 import time
 import tracemalloc
@@ -17,6 +18,22 @@ def tone(rate: int, seconds: float) -> np.ndarray:
 
 def read_all(source: FileSource) -> np.ndarray:
     return np.concatenate([frame.samples for frame in source.frames()])
+
+
+def flac_of_unknown_length(content: bytes) -> bytes:
+    """As an encoder that writes to a pipe leaves it: STREAMINFO says 0 samples in its 36 bits."""
+    assert content[:4] == b"fLaC"
+    assert content[4] & 0x7F == 0
+    changed = bytearray(content)
+    changed[21] &= 0xF0
+    changed[22:26] = bytes(4)
+    return bytes(changed)
+
+
+def wav_of_length(content: bytes, length: int) -> bytes:
+    """With this length in the header of the samples."""
+    place = content.index(b"data") + 4
+    return content[:place] + struct.pack("<I", length) + content[place + 4 :]
 
 
 @pytest.fixture
@@ -97,6 +114,46 @@ def test_a_recording_of_a_pipe_with_unknown_length_is_whole(recording):
     content[4:8] = content[40:44] = b"\xff\xff\xff\xff"
     path.write_bytes(content)
     assert len(read_all(FileSource(path, realtime=False))) == 1_600
+
+
+def test_a_flac_recording_of_unknown_length_is_whole(recording):
+    path = recording(tone(16_000, 2.0), name="piped.flac")
+    content = flac_of_unknown_length(path.read_bytes())
+    path.write_bytes(content)
+    heard = read_all(FileSource(path, realtime=False))
+    assert len(heard) == 32_000
+    assert np.abs(heard - tone(16_000, 2.0)).max() < 1e-4
+
+
+def test_a_flac_recording_of_unknown_length_that_is_cut_is_damaged(recording):
+    noise = np.random.default_rng(1).uniform(-0.5, 0.5, 32_000).astype("f4")
+    path = recording(noise, name="cut.flac")
+    content = flac_of_unknown_length(path.read_bytes())
+    path.write_bytes(content[: len(content) // 2])
+    frames = []
+    with pytest.raises(AudioError, match=r"cut\.flac is damaged"):
+        frames.extend(FileSource(path, realtime=False).frames())
+    assert len(frames) >= 65
+
+
+@pytest.mark.parametrize("length", [0, 0x7FFFFFFF, 0xFFFFFFFF])
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
+def test_a_wav_recording_of_a_pipe_is_whole(recording, subtype, channels, length):
+    samples = np.tile(tone(16_000, 0.5)[:, None], channels)
+    path = recording(samples, subtype=subtype, format="WAV")
+    whole = read_all(FileSource(path, realtime=False))
+    path.write_bytes(wav_of_length(path.read_bytes(), length))
+    assert np.array_equal(read_all(FileSource(path, realtime=False)), whole)
+
+
+@pytest.mark.parametrize("length", [0, 0xFFFFFFFF])
+@pytest.mark.parametrize("num_bytes", [0, 1])
+def test_a_header_of_a_pipe_without_samples_is_refused(recording, length, num_bytes):
+    path = recording(np.zeros(0, "f4"))
+    path.write_bytes(wav_of_length(path.read_bytes(), length) + bytes(num_bytes))
+    with pytest.raises(AudioError, match="no samples in"):
+        FileSource(path, realtime=False)
 
 
 def test_a_missing_recording_is_named(tmp_path):

@@ -10,6 +10,7 @@ import soundfile
 from duplex_asr.audio import stdin
 from duplex_asr.audio.stdin import RawFormat, StdinSource, parse_raw_format
 from duplex_asr.errors import AudioError, ConfigError
+from tests.audio.test_files import flac_of_unknown_length
 
 
 def tone(rate: int, seconds: float) -> np.ndarray:
@@ -76,6 +77,11 @@ def test_compressed_streams_are_heard_when_they_have_ended(pipe, container, subt
     heard = hear(pipe, encoded(tone(16_000, 1.0), 16_000, subtype, container))
     assert len(heard) == 16_000
     assert np.abs(heard - tone(16_000, 1.0))[500:15_500].max() < 0.1
+
+
+def test_a_flac_stream_of_unknown_length_is_whole(pipe):
+    content = flac_of_unknown_length(encoded(tone(16_000, 2.0), container="FLAC"))
+    assert np.abs(hear(pipe, content) - tone(16_000, 2.0)).max() < 1e-4
 
 
 def test_sound_after_the_announced_length_is_not_taken_for_samples(pipe):
