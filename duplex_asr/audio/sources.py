@@ -21,7 +21,7 @@ class AudioConfig:
     """Where sound comes from.
 
     source: "microphone", "microphone:NAME", "file:PATH", "stdin:" or
-    "stdin:?rate=16000&width=2&channels=1" for input without a header.
+    "stdin:?rate=16000&width=2&channels=1" for samples without a header.
     realtime: a file is heard at the pace at which it was recorded.
     capture_queue_ms: sound of the microphone that may wait for the program; older sound is
     replaced by silence and counted.

@@ -25,17 +25,23 @@ COMPRESSED_MAGIC = (b"fLaC", b"OggS")
 
 @dataclass(frozen=True)
 class RawFormat:
-    """The PCM on standard input when it starts with no header; width in bytes a sample."""
+    """PCM without a header; width in bytes a sample."""
 
     rate: int = SAMPLE_RATE
     width: int = 2
     channels: int = 1
 
+    def __str__(self) -> str:
+        return f"?rate={self.rate}&width={self.width}&channels={self.channels}"
 
-def parse_raw_format(text: str) -> RawFormat:
-    """Read `?rate=8000&width=2&channels=1`; every key may be left out. ConfigError otherwise."""
+
+def parse_raw_format(text: str) -> RawFormat | None:
+    """Read `?rate=8000&width=2&channels=1`, of which every key may be left out; None for "".
+    ConfigError otherwise."""
+    if not text:
+        return None
     values = {"rate": SAMPLE_RATE, "width": 2, "channels": 1}
-    is_understood = not text or (text.startswith("?") and "=" in text)
+    is_understood = text.startswith("?") and "=" in text
     for key, value in parse_qsl(text.removeprefix("?"), keep_blank_values=True):
         if key in values and value.isdecimal() and len(value) <= 9:
             values[key] = int(value)
@@ -53,16 +59,17 @@ class StdinSource:
 
     A stream that starts with "RIFF" is WAV, and heard while it arrives: its length need not be
     known. One that starts with "fLaC" or "OggS" is decoded when it has ended. All else is PCM in
-    `raw_format`. A stream that ends before its announced length gives all frames that are there,
-    then AudioError.
+    `raw_format`, or refused without one. A stream that ends before its announced length gives all
+    frames that are there, then AudioError.
     """
 
     is_live = False
     num_overflows = 0
 
-    def __init__(self, raw_format: RawFormat, fd: int = STDIN_FD) -> None:
-        check_pcm_format(raw_format.rate, raw_format.width, raw_format.channels)
-        self.name = "stdin:"
+    def __init__(self, raw_format: RawFormat | None, fd: int = STDIN_FD) -> None:
+        if raw_format is not None:
+            check_pcm_format(raw_format.rate, raw_format.width, raw_format.channels)
+        self.name = f"stdin:{raw_format or ''}"
         self._raw_format = raw_format
         self._fd = fd
         self._lock = threading.Lock()
@@ -106,10 +113,14 @@ class StdinSource:
             yield from self._compressed_frames(head)
         elif head.startswith(b"RIFF"):
             yield from self._wav_frames(head)
-        else:
-            raw = self._raw_format
+        elif (raw := self._raw_format) is not None:
             pcm = PcmStream(raw.rate, raw.width, raw.channels)
             yield from self._pcm_frames(pcm, head, None)
+        elif not self._is_closed:
+            raise AudioError(
+                "standard input is neither WAV, FLAC nor OGG: for raw samples name their format,"
+                f" as in stdin:{RawFormat()}"
+            )
 
     def _wav_frames(self, head: bytes) -> Iterator[Frame]:
         header = WavHeader("standard input")

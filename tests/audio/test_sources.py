@@ -57,7 +57,7 @@ def test_standard_input_is_opened_with_its_format():
         capture_output=True,
         check=True,
     )
-    assert result.stdout == b"stdin: 100\n"
+    assert result.stdout == b"stdin:?rate=8000&width=2&channels=2 100\n"
 
 
 def test_a_raw_format_out_of_range_is_refused():
