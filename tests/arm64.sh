@@ -22,7 +22,7 @@ only=()
 export QEMU_CPU=${QEMU_CPU:-cortex-a76}
 
 steps=(wheels-3.10 wheels-3.12 wheels root install versions build demo
-       tests-asr tests-hearing tests-audio tests-service tests-scripts tests-top)
+       tests-asr tests-hearing tests-audio tests-service tests-top)
 
 usage() {
     cat <<END
@@ -237,7 +237,7 @@ make_root() {
     fi
     run rm -rf --one-file-system "$root"
     run debootstrap --arch=arm64 --variant=minbase --components="$components" \
-        --include=python3,python3-venv,libportaudio2,ca-certificates,socat,procps,curl,git \
+        --include=python3,python3-venv,libportaudio2,ca-certificates,socat,procps \
         "$suite" "$root" "$mirror"
     run touch "$root/.made"
 }
@@ -297,9 +297,11 @@ perform() {
         tests-hearing) run_tests tests/hearing ;;
         tests-audio) run_tests tests/audio ;;
         tests-service) run_tests tests/service ;;
-        tests-scripts) run_tests tests/build_scripts ;;
+        # Scripts start thousands of programs, which outlasts their tests' limits here, and this script
+        # wants a git checkout: both are the same on every processor.
         tests-top) run_tests tests --ignore tests/asr --ignore tests/hearing --ignore tests/audio \
-            --ignore tests/service --ignore tests/build_scripts --ignore tests/reference ;;
+            --ignore tests/service --ignore tests/build_scripts --ignore tests/test_arm64_script.py \
+            --ignore tests/reference ;;
     esac
 }
 
