@@ -11,7 +11,12 @@ import numpy as np
 
 from duplex_asr.audio.frames import Frame, FrameCutter, Samples
 from duplex_asr.audio.recordings import open_recording
-from duplex_asr.audio.resampling import Resampler, mix_to_mono, zero_nonfinite
+from duplex_asr.audio.resampling import (
+    Resampler,
+    mix_to_mono,
+    report_nonfinite,
+    zero_nonfinite,
+)
 from duplex_asr.errors import AudioError
 
 REALTIME_BLOCK_MS = 20  # as a sound card delivers it
@@ -59,6 +64,7 @@ class FileSource:
             if not self._closed.is_set():
                 yield from cutter.push(resampler.flush())
                 yield from cutter.flush()
+                report_nonfinite(self.num_nonfinite)
                 self._check_length(num_read)
         finally:
             self.close()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import soxr
 
 from duplex_asr.audio.frames import SAMPLE_RATE, Samples
 from duplex_asr.errors import AudioError
+
+logger = logging.getLogger(__name__)
 
 # The lowest rate a telephone codec uses halved once, and the highest a sound card offers: outside
 # of it a rate is a damaged header, and the resampler's filters would grow without bound.
@@ -82,6 +86,12 @@ def zero_nonfinite(samples: Samples) -> tuple[Samples, int]:
     return (np.where(is_sound, samples, np.float32(0)) if num_bad else samples), num_bad
 
 
+def report_nonfinite(num_bad: int) -> None:
+    """Say in the log what `zero_nonfinite` did to a recording, if anything."""
+    if num_bad:
+        logger.warning("%d samples were no finite numbers and became silence", num_bad)
+
+
 class Resampler:
     """Mono samples at `rate` in, mono samples at 16 kHz out.
 
@@ -144,7 +154,10 @@ class PcmStream:
         return self._resampler.push(mix_to_mono(values.reshape(-1, self.channels)))
 
     def flush(self) -> Samples:
-        """Return the last samples; an incomplete one is dropped and counted."""
+        """Return the last samples; an incomplete one is dropped, counted and said."""
         self.num_dropped_bytes += len(self._rest)
         self._rest = b""
+        if self.num_dropped_bytes:
+            logger.info("sound ended inside a sample: %d bytes dropped", self.num_dropped_bytes)
+        report_nonfinite(self.num_nonfinite)
         return self._resampler.flush()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from duplex_asr.asr import transcript as transcript_module
@@ -25,10 +25,6 @@ MAX_LINE_BYTES = 256 * 1024  # a transcript of 30 s is below 10 KiB; a reader ma
 ServiceState = Literal["starting", "listening", "idle", "stopping"]
 """starting: the engine loads; listening: a source is being heard; idle: no source is heard (a
 recording ended, the microphone is lost), clients are still served; stopping: the end is near."""
-
-
-class EventFormatError(ValueError):
-    """A line is not an event of this protocol."""
 
 
 @dataclass(frozen=True)
@@ -127,23 +123,10 @@ class State:
 
 Event = VoiceStarted | VoiceStopped | NoSpeech | Transcript | UtteranceRejected | Error | State
 
-_CLASSES: tuple[type[Event], ...] = (
-    VoiceStarted,
-    VoiceStopped,
-    NoSpeech,
-    Transcript,
-    UtteranceRejected,
-    Error,
-    State,
-)
-
 
 def wire_type(event_class: type[Event]) -> str:
     """The `type` on the wire: UtteranceRejected -> utterance-rejected."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", event_class.__name__).lower()
-
-
-_BY_TYPE: dict[str, type[Event]] = {wire_type(each): each for each in _CLASSES}
 
 
 def from_transcript(
@@ -189,34 +172,6 @@ def encode(event: Event, seq: int) -> bytes:
             record[key] = _finite(value)
     line = json.dumps(record, ensure_ascii=False, allow_nan=False)
     return line.encode("utf-8", "replace") + b"\n"
-
-
-def decode(line: bytes | str) -> tuple[Event | None, int]:
-    """The event and its sequence number; None for a type that this version does not know.
-
-    Raises EventFormatError if the line is not an event at all. Unknown keys are ignored, so that an
-    older reader understands a newer daemon.
-    """
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as exc:
-        raise EventFormatError(f"not a JSON line: {exc}") from exc
-    if not isinstance(record, dict) or not isinstance(record.get("type"), str):
-        raise EventFormatError("an event must be a JSON object with a `type`")
-    seq = record.get("seq")
-    if not isinstance(seq, int):
-        raise EventFormatError("an event must have a whole `seq`")
-    event_class = _BY_TYPE.get(record["type"])
-    if event_class is None:
-        return None, seq
-    known = {each.name for each in fields(event_class)}
-    values = {key: value for key, value in record.items() if key in known}
-    if "tokens" in values:
-        values["tokens"] = tuple(values["tokens"])
-    try:
-        return event_class(**values), seq
-    except TypeError as exc:
-        raise EventFormatError(f"{record['type']}: {exc}") from exc
 
 
 def _finite(value: Any) -> Any:

@@ -91,13 +91,14 @@ def test_the_last_frame_is_filled_up_with_silence(recording):
     assert not heard[1_616:].any()
 
 
-def test_nonfinite_samples_become_silence_and_are_counted(recording):
+def test_nonfinite_samples_become_silence_and_are_counted(recording, caplog):
     samples = tone(16_000, 0.1)
     samples[[3, 5, 7]] = np.nan, np.inf, -np.inf
     source = FileSource(recording(samples, subtype="FLOAT"), realtime=False)
     heard = read_all(source)
     assert heard[[3, 5, 7]].tolist() == [0, 0, 0]
     assert source.num_nonfinite == 3
+    assert "3 samples were no finite numbers" in caplog.text
 
 
 def test_infinities_of_both_signs_in_two_channels_become_silence(recording):

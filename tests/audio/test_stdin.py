@@ -134,8 +134,10 @@ def test_what_cannot_be_heard_is_refused_in_words(pipe, data, complaint):
         hear(pipe, data)
 
 
-def test_an_odd_byte_at_the_end_is_dropped(pipe):
+def test_an_odd_byte_at_the_end_is_dropped_and_said(pipe, caplog):
+    caplog.set_level("INFO")
     assert len(hear(pipe, b"\0" * 3_201, RawFormat())) == 1_600
+    assert "1 bytes dropped" in caplog.text
 
 
 def test_a_stream_of_less_than_four_bytes_is_raw_pcm(pipe):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from duplex_asr.asr.transcript import Transcript
 from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.service import events
+from duplex_asr.service.client import parse_event
 
 VOICE_STOPPED = events.VoiceStopped("microphone", "u7", 1230, 2580, "silence")
 TRANSCRIPT = events.Transcript(
@@ -53,12 +55,24 @@ ALL: list[events.Event] = [
 ]
 
 
+def read_back(line: bytes | str) -> tuple[events.Event, int]:
+    """The event that a line was made of, and its number; fails if a key is missing or unknown."""
+    record = parse_event(line.encode() if isinstance(line, str) else line)
+    seq = record.pop("seq")
+    event_class = {events.wire_type(each): each for each in get_args(events.Event)}[
+        record.pop("type")
+    ]
+    if "tokens" in record:
+        record["tokens"] = tuple(record["tokens"])
+    return event_class(**record), seq
+
+
 @pytest.mark.parametrize("event", ALL, ids=lambda event: type(event).__name__)
 def test_an_event_survives_the_wire(event: events.Event) -> None:
     line = events.encode(event, 42)
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
-    assert events.decode(line) == (event, 42)
+    assert read_back(line) == (event, 42)
 
 
 def test_a_line_has_exactly_these_bytes() -> None:
@@ -89,34 +103,6 @@ def test_a_figure_that_json_cannot_hold_becomes_null(figure: float) -> None:
 def test_a_file_name_that_is_not_utf8_does_not_stop_the_event() -> None:
     line = events.encode(events.VoiceStarted("file:\udcff.wav", "u1", 0), 1)
     assert json.loads(line)["source"] == "file:?.wav"
-
-
-def test_unknown_keys_and_types_are_ignored() -> None:
-    line = b'{"type": "voice-started", "seq": 1, "source": "m", "id": "u1", "speech_start_ms": 5, '
-    line += b'"colour": "blue"}'
-    assert events.decode(line) == (events.VoiceStarted("m", "u1", 5), 1)
-    assert events.decode(b'{"type": "played", "seq": 2}') == (None, 2)
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        b"",
-        b"hello",
-        b"[]",
-        b'{"seq": 1}',
-        b'{"type": 3, "seq": 1}',
-        b'{"type": "state"}',
-        b'{"type": "state", "seq": "1"}',
-        b'{"type": "voice-started", "seq": 1}',
-        b'{"type": "voice-started", "seq": 1' + b"\xff",
-        b"[" * 100_000,
-    ],
-    ids=lambda line: line[:20].decode("latin-1"),
-)
-def test_what_is_no_event_is_refused(line: bytes) -> None:
-    with pytest.raises(events.EventFormatError):
-        events.decode(line)
 
 
 @pytest.mark.parametrize("rejected", [None, "silence"])

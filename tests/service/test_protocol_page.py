@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from duplex_asr.service import control_session, events, wyoming_wire
 from duplex_asr.service.wyoming_wire import WyomingParser
+from tests.service.test_events import read_back
 
 PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
 MESSAGES = re.findall(r'^(?:[<>] )?(\{"type": ".*data_length.*)$', PAGE, re.MULTILINE)
@@ -30,9 +32,15 @@ def test_a_message_on_the_page_has_the_right_lengths(message: str) -> None:
 
 @pytest.mark.parametrize("line", EVENTS)
 def test_an_event_on_the_page_is_an_event(line: str) -> None:
-    event, _ = events.decode(line)
-    assert event is not None
-    assert events.decode(events.encode(event, 1)) == (event, 1)
+    event, seq = read_back(line)
+    assert read_back(events.encode(event, seq)) == (event, seq)
+
+
+def test_every_event_is_on_the_page() -> None:
+    shown = {type(read_back(line)[0]) for line in EVENTS}
+    described = {each for each in get_args(events.Event) if events.wire_type(each) in PAGE}
+    assert described == set(get_args(events.Event))
+    assert shown >= described - {events.UtteranceRejected}  # which is a transcript and a reason
 
 
 def test_every_error_code_in_the_code_is_on_the_page() -> None:
