@@ -27,7 +27,7 @@ class ControlServer:
 
     num_dropped_clients: closed because they did not read their replies.
     num_refused_clients: closed at once because `max_clients` were there already.
-    num_broken_clients: closed because they sent something that is not Wyoming.
+    num_broken_clients: closed because they sent something that is not Wyoming, or half a message.
     """
 
     def __init__(self, config: ServiceConfig, hangups: HangupWatch, recognizer: Recognizer) -> None:
@@ -40,6 +40,10 @@ class ControlServer:
         self._connections: dict[asyncio.Task[None], _Connection] = {}
         self._client_numbers = itertools.count(1)
         self._server: asyncio.Server | None = None
+
+    @property
+    def message_timeout_s(self) -> float:
+        return self._config.message_timeout_ms / 1000
 
     @property
     def num_clients(self) -> int:
@@ -105,6 +109,7 @@ class _Connection:
         self.name = name
         self._server = server
         self._writer = writer
+        self._message_due = 0.0  # when the message that is arriving must be complete; 0: not begun
 
     def fileno(self) -> int:
         number: int = self._writer.get_extra_info("socket").fileno()
@@ -114,9 +119,10 @@ class _Connection:
         """Serve until the client stops sending or sends what cannot be followed."""
         parser = WyomingParser()
         try:
-            while data := await reader.read(READ_BYTES):
+            while data := await self._read(reader, parser.is_mid_message):
                 for event in parser.feed(data):
                     await self.session.handle(event)
+                    self._message_due = 0.0
         except ProtocolError as error:
             self._server.num_broken_clients += 1
             logger.warning("closed %s: %s", self.name, error)
@@ -127,6 +133,27 @@ class _Connection:
         if parser.is_mid_message:
             logger.info("%s left in the middle of a message", self.name)
         await self.session.finish()
+
+    async def _read(self, reader: asyncio.StreamReader, is_mid_message: bool) -> bytes:
+        """Wait for more bytes; for as long as it takes between messages, but ProtocolError when
+        the rest of one does not come: it would hold its place for ever."""
+        if not is_mid_message:
+            return await reader.read(READ_BYTES)
+        loop = asyncio.get_running_loop()
+        self._message_due = self._message_due or loop.time() + self._server.message_timeout_s
+        reading = asyncio.ensure_future(reader.read(READ_BYTES))
+        try:
+            await asyncio.wait({reading}, timeout=self._message_due - loop.time())
+        finally:
+            is_late = not reading.done()
+            reading.cancel()
+        if is_late:
+            await asyncio.wait({reading})  # two cannot wait for the same bytes
+            limit_ms = 1000 * self._server.message_timeout_s
+            raise ProtocolError(
+                "message-timeout", f"the rest of a message did not come within {limit_ms:.0f} ms"
+            )
+        return reading.result()
 
     def send(self, event: Event) -> None:
         """Write without waiting; a client that does not read is dropped at the bound."""

@@ -35,14 +35,16 @@ class ServiceConfig:
     max_clients: connections of control.sock at a time.
     max_pending_kb: what may wait for a client that does not read before it is dropped.
     max_request_ms: longest recording that one request may send.
+    message_timeout_ms: how long the rest of a message that was begun may take to arrive.
     """
 
     runtime_dir: str = ""
-    socket_mode: int = setting(0o660, minimum=0o600, maximum=0o666)
+    socket_mode: int = setting(0o660, minimum=0o600, maximum=0o666, is_octal=True)
     max_listeners: int = setting(32, minimum=1, maximum=1024)
     max_clients: int = setting(32, minimum=1, maximum=1024)
     max_pending_kb: int = setting(256, minimum=16, maximum=65_536)
     max_request_ms: int = setting(600_000, minimum=1_000, maximum=3_600_000)
+    message_timeout_ms: int = setting(30_000, minimum=1_000, maximum=600_000)
 
 
 def find_runtime_dir(configured: str) -> Path:

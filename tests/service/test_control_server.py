@@ -530,6 +530,58 @@ def test_a_client_that_sends_faster_than_the_engine_works_is_not_read(tmp_path: 
     run_without_leaks(run)
 
 
+@pytest.mark.parametrize(
+    ("half", "drop"),
+    [
+        (b"{", b""),
+        (b"{", b" "),  # bytes keep coming that never make a message
+        (b'{"type": "ping", "data_length": 9}\n{', b""),
+        (b'{"type": "x", "payload_length": 5}\nab', b""),
+    ],
+)
+def test_a_client_that_stops_inside_a_message_is_closed(
+    tmp_path: Path, half: bytes, drop: bytes
+) -> None:
+    async def drip(client: Client) -> None:
+        with contextlib.suppress(ConnectionError):
+            while True:
+                client.writer.write(drop)
+                await client.writer.drain()
+                await asyncio.sleep(0.02)
+
+    async def run() -> None:
+        service = ServiceConfig(message_timeout_ms=300)
+        async with a_room(tmp_path, service=service) as (room, client):
+            client.send("ping")
+            client.writer.write(half)
+            assert (await client.next()).type == "pong"
+            dripping = asyncio.create_task(drip(client))
+            assert await client.error() == "message-timeout"
+            dripping.cancel()
+            assert await client.is_closed_by_the_daemon()
+            assert room.daemon.counts()["broken_clients"] == 1
+
+    run_without_leaks(run)
+
+
+def test_a_client_may_be_silent_between_messages_for_longer_than_inside_one(
+    tmp_path: Path,
+) -> None:
+    async def run() -> None:
+        service = ServiceConfig(message_timeout_ms=100)
+        async with a_room(tmp_path, service=service) as (room, client):
+            room.speech.gate.clear()
+            client.send_chunk(speak_pcm(1))
+            await asyncio.sleep(0.3)
+            client.send("audio-stop")
+            assert await next_item(room.speech.started) == "one"
+            await asyncio.sleep(0.3)
+            room.speech.gate.set()
+            assert await client.text() == "one"
+
+    run_without_leaks(run)
+
+
 def test_a_client_that_does_not_read_is_dropped_at_the_bound(tmp_path: Path) -> None:
     async def run() -> None:
         service = ServiceConfig(max_pending_kb=16)

@@ -10,8 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from duplex_asr.errors import ServiceError
-from duplex_asr.service.runtime_dir import MAX_SOCKET_PATH_BYTES, RuntimeDir, find_runtime_dir
+from duplex_asr.errors import ConfigError, ServiceError
+from duplex_asr.service.runtime_dir import (
+    MAX_SOCKET_PATH_BYTES,
+    RuntimeDir,
+    ServiceConfig,
+    find_runtime_dir,
+)
+from duplex_asr.settings import check_settings
 
 
 @pytest.fixture(params=[0o000, 0o022, 0o077], ids=oct)
@@ -74,6 +80,12 @@ def test_a_made_folder_with_a_strange_file_stays(tmp_path: Path) -> None:
     with RuntimeDir(tmp_path / "run"):
         (tmp_path / "run" / "other").write_text("x")
     assert [each.name for each in (tmp_path / "run").iterdir()] == ["other"]
+
+
+def test_a_socket_mode_out_of_range_is_answered_in_octal() -> None:
+    expected = r"service\.socket_mode = 0o777: it must be between 0o600 and 0o666"
+    with pytest.raises(ConfigError, match=expected):
+        check_settings(ServiceConfig(socket_mode=0o777), "service")
 
 
 def test_a_second_daemon_is_told_the_pid_of_the_first(tmp_path: Path) -> None:
