@@ -98,6 +98,7 @@ class _Window:
     probability: float
     is_voiced: bool
 
+
 NewId = Callable[[], str]
 """Gives the name of the next utterance."""
 
@@ -105,9 +106,7 @@ NewId = Callable[[], str]
 class Endpointer:
     """Decides where utterances start and end; holds no clock, thread or device."""
 
-    def __init__(
-        self, detector: VoiceDetector, config: EndpointerConfig, new_id: NewId
-    ) -> None:
+    def __init__(self, detector: VoiceDetector, config: EndpointerConfig, new_id: NewId) -> None:
         self._detector = detector
         self._config = config
         self._new_id = new_id
