@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -178,6 +179,20 @@ def test_a_recording_of_one_sample_is_too_short_and_no_crash(engine: Path, tmp_p
     answer = run("transcribe", "--engine", engine, "--json", "--whole-file", tmp_path / "one.wav")
     assert answer.returncode == 0, answer.stderr
     assert json.loads(answer.stdout)["rejected"] == "too_short"
+
+
+def test_a_file_name_that_is_not_utf8_is_no_obstacle(
+    engine: Path, recording: Path, tmp_path: Path
+) -> None:
+    odd = os.fsencode(tmp_path) + b"/bad\xff.wav"
+    Path(os.fsdecode(odd)).write_bytes(recording.read_bytes())
+    command = [sys.executable, "-m", "duplex_asr", "transcribe", "--engine", str(engine), "--json",
+               "--whole-file", odd, odd + b".none"]  # fmt: skip
+    answer = subprocess.run(command, capture_output=True, timeout=60)
+    assert answer.returncode == 4
+    assert os.fsencode(json.loads(answer.stdout)["file"]) == odd
+    assert rb"bad\udcff.wav.none does not exist" in answer.stderr
+    assert b"Traceback" not in answer.stderr
 
 
 def test_a_reader_that_goes_away_ends_transcribing_quietly(engine: Path, recording: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Protocol
 
@@ -39,7 +40,7 @@ class SndfileRecording:
     def __init__(self, path: Path, wav: WavFormat | None) -> None:
         self._path = path
         try:
-            self._file = _ForwardOnly(path)
+            self._file = _ForwardOnly(os.fsencode(path))  # the name need not be UTF-8
         except soundfile.LibsndfileError as exc:
             raise AudioError(
                 f"{path} is not a recording that can be read ({exc.error_string.rstrip('.')}):"

@@ -130,3 +130,10 @@ def test_a_transcript_becomes_the_event_of_its_verdict(rejected: str | None) -> 
     assert event.timings == {"queue_ms": 1.0}
     if isinstance(event, events.UtteranceRejected):
         assert event.reason == "silence"
+
+
+def test_a_file_name_that_is_not_utf8_travels_as_an_escape() -> None:
+    event = events.VoiceStarted("file:bad\udcff.wav", "u1", 0)
+    line = events.encode(event, 1)
+    assert json.loads(line)["source"] == "file:bad\udcff.wav"
+    assert b"bad\\udcff.wav" in line
