@@ -163,15 +163,15 @@ def from_transcript(
 def encode(event: Event, seq: int) -> bytes:
     """One line of UTF-8 JSON with its newline; keys that are None are left out.
 
-    JSON has no NaN and no infinity: such a figure is written as null. A file name that is not
-    UTF-8 loses what cannot be written.
+    JSON has no NaN and no infinity: such a figure is written as null. What is not UTF-8 in a
+    file name becomes \\udcff and the like, which JSON can say and Python's os.fsencode undo.
     """
     record: dict[str, Any] = {"type": wire_type(type(event)), "seq": seq}
     for key, value in asdict(event).items():
         if value is not None:
             record[key] = _finite(value)
     line = json.dumps(record, ensure_ascii=False, allow_nan=False)
-    return line.encode("utf-8", "replace") + b"\n"
+    return line.encode("utf-8", "backslashreplace") + b"\n"
 
 
 def _finite(value: Any) -> Any:
