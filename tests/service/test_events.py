@@ -102,7 +102,7 @@ def test_a_figure_that_json_cannot_hold_becomes_null(figure: float) -> None:
 
 def test_a_file_name_that_is_not_utf8_does_not_stop_the_event() -> None:
     line = events.encode(events.VoiceStarted("file:\udcff.wav", "u1", 0), 1)
-    assert json.loads(line)["source"] == "file:?.wav"
+    assert json.loads(line.decode("utf-8"))["source"] == "file:\udcff.wav"
 
 
 @pytest.mark.parametrize("rejected", [None, "silence"])
@@ -130,10 +130,3 @@ def test_a_transcript_becomes_the_event_of_its_verdict(rejected: str | None) -> 
     assert event.timings == {"queue_ms": 1.0}
     if isinstance(event, events.UtteranceRejected):
         assert event.reason == "silence"
-
-
-def test_a_file_name_that_is_not_utf8_travels_as_an_escape() -> None:
-    event = events.VoiceStarted("file:bad\udcff.wav", "u1", 0)
-    line = events.encode(event, 1)
-    assert json.loads(line)["source"] == "file:bad\udcff.wav"
-    assert b"bad\\udcff.wav" in line
