@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -145,7 +146,9 @@ def test_two_runs_in_one_folder_do_not_meet(tmp_path: Path) -> None:
     work.mkdir()
     with (work / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        process = run("--only", "wheels-3.10", "--work-dir", str(work))
+        # The Python of the tests has pip, which a bare system's own need not have.
+        options = ("--python", sys.executable, "--work-dir", str(work))
+        process = run("--only", "wheels-3.10", *options)
     assert process.returncode == 1
     assert f"another run works in {work}" in process.stderr
 
