@@ -17,7 +17,6 @@ word needs."""
 class Timings:
     """How long each stage took, in milliseconds of wall time."""
 
-    queue_ms: float = 0.0  # utterance ended -> transcription started
     mel_ms: float = 0.0
     encode_ms: float = 0.0
     decode_ms: float = 0.0
