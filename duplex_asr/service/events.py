@@ -1,6 +1,6 @@
 """What happened in the room, as one JSON line each: the bytes of events.sock.
 
-    VoiceStarted  VoiceStopped  NoSpeech  Transcript  UtteranceRejected  Error  State
+    VoiceStarted  Partial  VoiceStopped  NoSpeech  Transcript  UtteranceRejected  Level  Error  State
         -> {"type": "voice-started", "seq": 7, ...}\\n
 
 The wire type is the class name in kebab-case. Times of day do not occur: `start_ms`, `end_ms` (all
@@ -22,9 +22,14 @@ from duplex_asr.audio.frames import SAMPLES_PER_MS
 PROTOCOL_VERSION = 1
 MAX_LINE_BYTES = 256 * 1024  # a transcript of 30 s is below 10 KiB; a reader may rely on this
 
-ServiceState = Literal["starting", "listening", "idle", "stopping"]
-"""starting: the engine loads; listening: a source is being heard; idle: no source is heard (a
-recording ended, the microphone is lost), clients are still served; stopping: the end is near."""
+ServiceState = Literal["starting", "listening", "lost", "idle", "stopping"]
+"""starting: the engine loads; listening: a source is being heard; lost: the microphone is gone and
+is being opened again; idle: no source is heard (a recording ended), clients are still served;
+stopping: the end is near."""
+
+Speculation = Literal["hit", "miss", "off"]
+"""hit: transcribing had begun before the end of the utterance was decided, and was not in vain;
+miss: it had to begin at the end; off: nothing was to be tried before."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,24 @@ class VoiceStarted:
     source: str
     id: str
     speech_start_ms: int
+
+
+@dataclass(frozen=True)
+class Partial:
+    """What somebody who still speaks seems to have said up to `end_ms`; the next one may differ.
+
+    committed: the beginning of `text` that two hypotheses in a row agreed on; within an utterance
+    it only grows.
+    """
+
+    source: str
+    id: str
+    speech_start_ms: int
+    end_ms: int
+    text: str
+    committed: str
+    language: str
+    timings: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -57,6 +80,21 @@ class NoSpeech:
 
 
 @dataclass(frozen=True)
+class Level:
+    """How loud it is and how much it sounds like speech, for readers who asked for levels.
+
+    rms_dbfs, peak_dbfs: of the sound since the last one, in dB of full scale, at least -120.
+    speech_probability: of the detector's last decision.
+    """
+
+    source: str
+    position_ms: int
+    rms_dbfs: float
+    peak_dbfs: float
+    speech_probability: float
+
+
+@dataclass(frozen=True)
 class Transcript:
     """The text of one utterance, with the figures that led to believing it."""
 
@@ -74,6 +112,7 @@ class Transcript:
     no_speech_prob: float = 0.0
     compression_ratio: float = 0.0
     decode_end: str = "end_token"
+    speculative: Speculation = "off"
     timings: dict[str, float] = field(default_factory=dict)
 
 
@@ -96,6 +135,7 @@ class UtteranceRejected:
     no_speech_prob: float = 0.0
     compression_ratio: float = 0.0
     decode_end: str = "end_token"
+    speculative: Speculation = "off"
     timings: dict[str, float] = field(default_factory=dict)
 
 
@@ -121,7 +161,17 @@ class State:
     reason: str | None = None
 
 
-Event = VoiceStarted | VoiceStopped | NoSpeech | Transcript | UtteranceRejected | Error | State
+Event = (
+    VoiceStarted
+    | Partial
+    | VoiceStopped
+    | NoSpeech
+    | Transcript
+    | UtteranceRejected
+    | Level
+    | Error
+    | State
+)
 
 
 def wire_type(event_class: type[Event]) -> str:
@@ -135,6 +185,7 @@ def from_transcript(
     source: str,
     language: str,
     timings: dict[str, float],
+    speculative: Speculation = "off",
 ) -> Transcript | UtteranceRejected:
     """The event for a transcript: believed or rejected. `timings` in milliseconds."""
     utterance = transcript.utterance
@@ -153,6 +204,7 @@ def from_transcript(
         "no_speech_prob": transcript.no_speech_prob,
         "compression_ratio": transcript.compression_ratio,
         "decode_end": transcript.decode_end,
+        "speculative": speculative,
         "timings": timings,
     }
     if transcript.rejected is not None:

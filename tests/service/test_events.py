@@ -44,9 +44,11 @@ REJECTED = events.UtteranceRejected(
 )
 ALL: list[events.Event] = [
     events.VoiceStarted("microphone", "u7", 1230),
+    events.Partial("microphone", "u7", 1230, 2000, "drei, vier", "drei,", "de", {"mel_ms": 5.5}),
     VOICE_STOPPED,
     TRANSCRIPT,
     REJECTED,
+    events.Level("microphone", 4100, -31.5, -18.25, 0.97),
     events.NoSpeech("microphone", 2880, 32_896),
     events.Error("queue-full", "the engine is slow", "microphone", "u9"),
     events.Error("input-overflow", "sound was lost"),
