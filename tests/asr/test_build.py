@@ -11,7 +11,7 @@ import pytest
 
 from duplex_asr.asr.engines import load_engine
 from duplex_asr.asr.engines.onnx import OnnxEngine
-from duplex_asr.asr.export import build as build_module
+from duplex_asr.asr.export import engine_folder
 from duplex_asr.asr.export.build import build_onnx_engine
 from duplex_asr.asr.mel import log_mel_spectrogram
 from duplex_asr.errors import CheckpointError, ConfigError, EngineError
@@ -60,8 +60,7 @@ def test_bfloat16_weights_give_what_the_same_values_in_float32_give(
     rounded = {name: (b.astype(np.uint32) << 16).view(np.float32) for name, b in bits.items()}
     for name, state in (("bf16", bits), ("fp32", rounded)):
         path = tmp_path / f"{name}.pt"
-        dims = vars(build_module.read_checkpoint(write_checkpoint(tmp_path / "x.pt")).dimensions)
-        write_torch_file(path, {"dims": dims.copy(), "model_state_dict": state})
+        write_torch_file(path, {"dims": vars(SMALL).copy(), "model_state_dict": state})
         build_onnx_engine(path, tmp_path / name, tokenizer_path=byte_tokenizer)
     np.testing.assert_array_equal(logits_of(tmp_path / "bf16"), logits_of(tmp_path / "fp32"))
 
@@ -107,7 +106,7 @@ def test_a_failure_on_the_way_leaves_nothing_behind(
     def fail(*_arguments: Any) -> None:
         raise failure
 
-    monkeypatch.setattr(build_module, "describe_files", fail)
+    monkeypatch.setattr(engine_folder, "describe_files", fail)
     with pytest.raises((EngineError, KeyboardInterrupt)):
         build_onnx_engine(small_checkpoint, tmp_path / "e", tokenizer_path=byte_tokenizer)
     assert list(tmp_path.iterdir()) == []
@@ -136,8 +135,8 @@ def test_a_model_that_overflows_is_refused(tmp_path: Path, byte_tokenizer: Path)
     weights = random_weights(dtype="float32")
     weights["decoder.ln.weight"] = np.full(32, 3e38, np.float32)
     weights["decoder.token_embedding.weight"] *= 100
-    dims = vars(build_module.read_checkpoint(write_checkpoint(tmp_path / "x.pt")).dimensions)
-    write_torch_file(tmp_path / "a.pt", {"dims": dims.copy(), "model_state_dict": weights})
+    content = {"dims": vars(SMALL).copy(), "model_state_dict": weights}
+    write_torch_file(tmp_path / "a.pt", content)
     with pytest.raises(EngineError, match="answers with NaN"):
         build_onnx_engine(tmp_path / "a.pt", tmp_path / "e", tokenizer_path=byte_tokenizer)
     assert not (tmp_path / "e").exists()

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
-from duplex_asr.asr.checkpoint import Checkpoint, read_checkpoint
-from duplex_asr.asr.export.build import (
+from duplex_asr.asr.checkpoint import Checkpoint
+from duplex_asr.asr.export.engine_folder import (
     NEEDS_ONNX,
     WEIGHTS_NAME,
     Report,
-    check_output,
-    folder_that_appears_whole,
-    versions,
+    WrittenFiles,
+    make_engine_folder,
 )
-from duplex_asr.asr.manifest import (
-    ENGINE_PARTS,
-    TOKENIZER_NAME,
-    Manifest,
-    describe_files,
-    sha256_of,
-)
-from duplex_asr.asr.tokenizer import Tokenizer, bundled_ranks, read_ranks
+from duplex_asr.asr.manifest import ENGINE_PARTS, Manifest, sha256_of
 from duplex_asr.errors import ConfigError
 
 TRTEXEC_NAME = "trtexec.json"
@@ -49,29 +40,23 @@ def build_tensorrt_graphs(
     if precision not in TENSORRT_PRECISIONS:
         choices = " or ".join(TENSORRT_PRECISIONS)
         raise ConfigError(f"precision {precision!r} is none of TensorRT's here: take {choices}")
-    check_output(output, overwrite)
-    report("reading and checking the checkpoint")
-    checkpoint = read_checkpoint(checkpoint_path)
-    dimensions = checkpoint.dimensions
-    ranks_path = tokenizer_path or bundled_ranks(dimensions.is_multilingual)
-    Tokenizer(read_ranks(ranks_path), dimensions.n_vocab, dimensions.is_multilingual)
-    with folder_that_appears_whole(output) as folder:
+
+    def write_files(checkpoint: Checkpoint, folder: Path) -> WrittenFiles:
         report(f"writing the graphs for {precision} plans")
-        shutil.copyfile(ranks_path, folder / TOKENIZER_NAME)
-        names = _write_graphs(checkpoint, folder, precision)
-        report("computing checksums")
-        manifest = Manifest(
-            name=name or checkpoint_path.stem,
-            backend="tensorrt",
-            precision=precision,
-            dimensions=dimensions,
-            source_sha256=sha256_of(checkpoint_path),
-            files=describe_files(folder, [*names, TOKENIZER_NAME]),
-            built_with=versions(),
-            decoding=decoding or {},
-        )
-        manifest.write(folder)
-    return manifest
+        return WrittenFiles(_write_graphs(checkpoint, folder, precision))
+
+    return make_engine_folder(
+        checkpoint_path,
+        output,
+        "tensorrt",
+        precision,
+        write_files,
+        name=name,
+        tokenizer_path=tokenizer_path,
+        overwrite=overwrite,
+        decoding=decoding,
+        report=report,
+    )
 
 
 def _write_graphs(checkpoint: Checkpoint, folder: Path, precision: str) -> list[str]:
