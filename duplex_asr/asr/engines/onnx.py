@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from duplex_asr.asr.decoding import greedy_decode
-from duplex_asr.asr.engine import Decoding, EncodedAudio, ModelDimensions, ShouldStop
+from duplex_asr.asr.engine import EncodedAudio, ModelDimensions
+from duplex_asr.asr.engines.stepwise import StepwiseEngine
 from duplex_asr.asr.manifest import TOKENIZER_NAME, Manifest
 from duplex_asr.asr.mel import N_FRAMES
 from duplex_asr.asr.tokenizer import Tokenizer, read_ranks
@@ -78,7 +78,7 @@ class OnnxSequence:
         self._num_tokens = num_tokens
 
 
-class OnnxEngine:
+class OnnxEngine(StepwiseEngine):
     """Whisper on the CPU through onnxruntime; see SpeechEngine for the contract."""
 
     def __init__(
@@ -123,35 +123,9 @@ class OnnxEngine:
         features: npt.NDArray[np.float32] = self._encoder.run(["audio_features"], {"mel": mel})[0]
         return features
 
-    def decode(
-        self,
-        encoded: EncodedAudio,
-        prompt: Sequence[int],
-        max_new_tokens: int,
-        *,
-        draft: Sequence[int] = (),
-        should_stop: ShouldStop | None = None,
-        stop_on_repetition: bool = True,
-    ) -> Decoding:
+    def new_sequence(self, encoded: EncodedAudio) -> OnnxSequence:
         assert isinstance(encoded, OnnxEncodedAudio)
-        room = self.dimensions.n_text_ctx - len(prompt)
-        return greedy_decode(
-            self.new_sequence(encoded),
-            self.tokenizer,
-            prompt,
-            min(max_new_tokens, room),
-            draft=draft,
-            should_stop=should_stop,
-            stop_on_repetition=stop_on_repetition,
-        )
-
-    def new_sequence(self, encoded: OnnxEncodedAudio) -> OnnxSequence:
-        """No tokens yet."""
         return OnnxSequence(self._decoder, self.dimensions, encoded)
-
-    def logits(self, encoded: OnnxEncodedAudio, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Logits of a whole sequence in one pass, shape = (n, n_vocab): for comparing engines."""
-        return self.new_sequence(encoded).advance(tokens)
 
     def close(self) -> None:
         self._encoder = self._decoder = None

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from duplex_asr.asr.decoding import greedy_decode
-from duplex_asr.asr.engine import Decoding, EncodedAudio, ModelDimensions, ShouldStop
+from duplex_asr.asr.engine import EncodedAudio, ModelDimensions
+from duplex_asr.asr.engines.stepwise import StepwiseEngine
 from duplex_asr.asr.manifest import ENGINE_PARTS, TOKENIZER_NAME, Manifest
 from duplex_asr.asr.mel import N_FRAMES
 from duplex_asr.asr.tokenizer import Tokenizer, read_ranks
@@ -63,7 +63,7 @@ class TensorRtSequence:
         return logits
 
 
-class TensorRtEngine:
+class TensorRtEngine(StepwiseEngine):
     """Whisper on the GPU through TensorRT; see SpeechEngine for the contract."""
 
     def __init__(
@@ -140,30 +140,9 @@ class TensorRtEngine:
             on_error.pop_all()
         return encoded
 
-    def decode(
-        self,
-        encoded: EncodedAudio,
-        prompt: Sequence[int],
-        max_new_tokens: int,
-        *,
-        draft: Sequence[int] = (),
-        should_stop: ShouldStop | None = None,
-        stop_on_repetition: bool = True,
-    ) -> Decoding:
-        assert isinstance(encoded, TensorRtEncodedAudio)
-        room = self.dimensions.n_text_ctx - len(prompt)
-        return greedy_decode(
-            self.new_sequence(encoded),
-            self.tokenizer,
-            prompt,
-            min(max_new_tokens, room),
-            draft=draft,
-            should_stop=should_stop,
-            stop_on_repetition=stop_on_repetition,
-        )
-
-    def new_sequence(self, encoded: TensorRtEncodedAudio) -> TensorRtSequence:
+    def new_sequence(self, encoded: EncodedAudio) -> TensorRtSequence:
         """No tokens yet; the sequence before it must not go on, since they share the buffers."""
+        assert isinstance(encoded, TensorRtEncodedAudio)
         return TensorRtSequence(self, encoded)
 
     def step(
