@@ -106,6 +106,7 @@ def test_a_transcript_carries_every_figure(tmp_path: Path) -> None:
         "no_speech_prob": 0.01,
         "compression_ratio": 1.0,
         "decode_end": "end_token",
+        "speculative": "off",
     }
     assert timings["audio_ms"] == 250
     assert timings["endpoint_ms"] == 100  # min_silence_ms of the test

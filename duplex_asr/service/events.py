@@ -1,6 +1,6 @@
 """What happened in the room, as one JSON line each: the bytes of events.sock.
 
-    VoiceStarted  Partial  VoiceStopped  NoSpeech  Transcript  UtteranceRejected  Level  Error  State
+    VoiceStarted Partial VoiceStopped NoSpeech Transcript UtteranceRejected Level Error State
         -> {"type": "voice-started", "seq": 7, ...}\\n
 
 The wire type is the class name in kebab-case. Times of day do not occur: `start_ms`, `end_ms` (all
