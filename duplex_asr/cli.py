@@ -18,7 +18,7 @@ from duplex_asr.errors import AudioError, ConfigError, DuplexAsrError
 
 EXIT_CODES = """exit codes:
   0  done
-  1  unexpected error
+  1  unexpected error, or the GPU refuses the process: start it again
   2  wrong option or configuration
   3  engine or checkpoint missing, damaged or built for something else
   4  sound device or recording cannot be used
@@ -157,12 +157,14 @@ def _add_build(commands: Any) -> None:
     parser.add_argument("checkpoint", type=Path, help="OpenAI-format .pt file")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="engine folder")
     parser.add_argument(
-        "--backend", choices=["onnx", "tensorrt"], default="onnx",
-        help="tensorrt: graphs from which build_scripts/build_tensorrt.sh makes plans on the board",
+        "--backend", choices=["onnx", "tensorrt", "cuda"], default="onnx",
+        help="tensorrt: graphs from which build_scripts/build_tensorrt.sh makes plans on the "
+        "board; cuda: weights for the native engine, which needs no GPU to be made",
     )  # fmt: skip
     parser.add_argument(
-        "--precision", choices=["fp32", "int8", "fp16"],
-        help="onnx: fp32 (default) or int8; tensorrt: fp16 (default) or fp32",
+        "--precision", choices=["fp32", "int8", "fp16", "int4"],
+        help="onnx: fp32 (default) or int8; tensorrt: fp16 (default) or fp32; cuda: fp16 "
+        "(default), int8 or int4",
     )  # fmt: skip
     parser.add_argument("--name", help="model name that clients see (default: the file's)")
     parser.add_argument(
@@ -203,7 +205,7 @@ def transcribe(options: argparse.Namespace) -> int:
 
     overrides = _overrides(options, engine="engine.path", threads="engine.threads")
     config = load_config(options.config, overrides)
-    engine = load_engine(find_engine(config.engine.path), config.engine.threads)
+    engine = load_engine(find_engine(config.engine.path), config.engine.threads, config.cuda)
     transcriber = Transcriber(engine, config.transcription)
     exit_code = 0
     for path in options.files:
@@ -230,6 +232,7 @@ def transcribe(options: argparse.Namespace) -> int:
 def build(options: argparse.Namespace) -> int:
     """`duplex-asr build`."""
     from duplex_asr.asr.export.build import build_onnx_engine
+    from duplex_asr.asr.export.build_cuda import build_cuda_engine
     from duplex_asr.asr.export.build_tensorrt import build_tensorrt_graphs
 
     def report(stage: str) -> None:
@@ -243,9 +246,12 @@ def build(options: argparse.Namespace) -> int:
         "report": report,
     }
     paths = (options.checkpoint, options.output)
-    if options.backend == "tensorrt":
-        if options.keep_checkpoint:
-            raise ConfigError("--keep-checkpoint goes with --backend onnx: plans hold the weights")
+    next_step = f"try it with `duplex-asr transcribe --engine {options.output} FILE`"
+    if options.keep_checkpoint and options.backend != "onnx":
+        raise ConfigError("--keep-checkpoint goes with --backend onnx: others store them their way")
+    if options.backend == "cuda":
+        manifest = build_cuda_engine(*paths, options.precision or "fp16", **common)
+    elif options.backend == "tensorrt":
         manifest = build_tensorrt_graphs(*paths, options.precision or "fp16", **common)
         script = f"build_scripts/build_tensorrt.sh {options.output}"
         next_step = f"build its plans on the board with `{script}`"
@@ -253,7 +259,6 @@ def build(options: argparse.Namespace) -> int:
         manifest = build_onnx_engine(
             *paths, options.precision or "fp32", keep_checkpoint=options.keep_checkpoint, **common
         )
-        next_step = f"try it with `duplex-asr transcribe --engine {options.output} FILE`"
     num_bytes = sum(entry["bytes"] for entry in manifest.files.values())
     print(
         f"{options.output}: {manifest.name}, {manifest.precision}, {num_bytes / 1e6:.1f} MB; "

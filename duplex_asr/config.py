@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from duplex_asr.asr.engines import EngineConfig
+from duplex_asr.asr.engines.cuda import CudaConfig
 from duplex_asr.asr.transcriber import TranscriptionConfig
 from duplex_asr.audio.sources import AudioConfig
 from duplex_asr.errors import ConfigError
@@ -36,6 +37,7 @@ class Config:
     vad: VadConfig = field(default_factory=VadConfig)
     endpointer: EndpointerConfig = field(default_factory=EndpointerConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    cuda: CudaConfig = field(default_factory=CudaConfig)
     transcription: TranscriptionConfig = field(default_factory=TranscriptionConfig)
     service: ServiceConfig = field(default_factory=ServiceConfig)
 

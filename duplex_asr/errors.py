@@ -4,6 +4,7 @@
     ├── ConfigError           2   a wrong option, key or value; systemd must not restart on it
     ├── EngineError           3   an engine folder is missing, damaged or built for something else
     │   └── CheckpointError   3   a model checkpoint cannot be read or is not a Whisper
+    ├── OutOfBlocksError      1   all KV memory is taken: this request is refused, the others go on
     ├── GpuLostError          1   the GPU refuses this process from now on: only a new one can go on
     ├── AudioError            4   a device or a recording cannot be opened or read
     └── ServiceError          5   sockets or the runtime folder: taken, unreachable, not permitted
@@ -33,6 +34,10 @@ class EngineError(DuplexAsrError):
 
 class CheckpointError(EngineError):
     """A model checkpoint cannot be imported."""
+
+
+class OutOfBlocksError(DuplexAsrError):
+    """No KV memory is left for one request; the requests that have theirs go on."""
 
 
 class GpuLostError(DuplexAsrError):

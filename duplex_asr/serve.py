@@ -83,7 +83,7 @@ def new_endpointer(config: Config, new_id: NewId) -> Endpointer:
 
 def load_speech(config: Config, engine_folder: Path) -> LoadedSpeech:
     """The engine with its transcriber; raises EngineError."""
-    engine = load_engine(engine_folder, config.engine.threads)
+    engine = load_engine(engine_folder, config.engine.threads, config.cuda)
     transcriber = Transcriber(engine, config.transcription)
     language = config.transcription.language if engine.dimensions.is_multilingual else "en"
     info = RecognizerInfo(engine.name, (language,), __version__)

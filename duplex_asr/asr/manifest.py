@@ -24,6 +24,7 @@ class Manifest:
     files: name -> {"bytes": size, "sha256": hex digest} of every file that the engine reads.
     built_with: versions of what built it.
     decoding: thresholds that this model wants instead of Whisper's usual ones, by setting name.
+    measured: what the build found out, such as the error that quantising made.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Manifest:
     files: dict[str, dict[str, Any]]
     built_with: dict[str, str]
     decoding: dict[str, float] = field(default_factory=dict)
+    measured: dict[str, float] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     def write(self, folder: Path) -> None:
@@ -126,4 +128,4 @@ def _how_to_build(folder: Path, backend: str = "onnx") -> str:
     scripts = {"tensorrt": "build_tensorrt.sh", "trtllm": "build_base_en.sh"}
     if backend in scripts:
         return f"build it on this machine with `build_scripts/{scripts[backend]}`"
-    return f"build it with `duplex-asr build CHECKPOINT.pt --backend onnx --output {folder}`"
+    return f"build it with `duplex-asr build CHECKPOINT.pt --backend {backend} --output {folder}`"

@@ -185,7 +185,7 @@ def _change_manifest(**changes: Any) -> Callable[[Path], None]:
         (_change_manifest(dimensions={"n_mels": 80}), r"is incomplete"),
         (_change_manifest(files={}), r"is incomplete"),
         (_change_manifest(files={"../x": {"bytes": 1, "sha256": ""}}), r"is incomplete"),
-        (_change_manifest(backend="cuda"), r"back end 'cuda', which this version does not have"),
+        (_change_manifest(backend="abacus"), r"back end 'abacus', which this version does"),
         (shutil.rmtree, r"no engine folder"),
     ],
 )

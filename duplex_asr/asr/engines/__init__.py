@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from duplex_asr.asr.engine import SpeechEngine
+from duplex_asr.asr.engines.cuda import CudaConfig, CudaEngine
 from duplex_asr.asr.manifest import MANIFEST_NAME, check_files, read_manifest
 from duplex_asr.errors import EngineError
 from duplex_asr.settings import setting
@@ -36,7 +37,7 @@ def find_engine(configured: str) -> Path:
     return DEMO_ENGINE
 
 
-def load_engine(folder: Path, threads: int = 0) -> SpeechEngine:
+def load_engine(folder: Path, threads: int = 0, cuda: CudaConfig | None = None) -> SpeechEngine:
     """Check an engine folder and load it. Raises EngineError."""
     manifest = read_manifest(folder)
     check_files(folder, manifest)
@@ -44,6 +45,8 @@ def load_engine(folder: Path, threads: int = 0) -> SpeechEngine:
         from duplex_asr.asr.engines.onnx import OnnxEngine
 
         return OnnxEngine.load(folder, manifest, threads)
+    if manifest.backend == "cuda":
+        return CudaEngine.load(folder, manifest, cuda or CudaConfig())
     if manifest.backend == "tensorrt":
         from duplex_asr.asr.engines.tensorrt import TensorRtEngine
 

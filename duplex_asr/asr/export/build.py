@@ -50,7 +50,7 @@ def build_onnx_engine(
 
     def write_files(checkpoint: Checkpoint, folder: Path) -> WrittenFiles:
         report(f"writing the {precision} graphs")
-        return WrittenFiles(_write_graphs(checkpoint, folder, precision, keep_checkpoint))
+        return WrittenFiles(write_graphs(checkpoint, folder, precision, keep_checkpoint))
 
     return make_engine_folder(
         checkpoint_path,
@@ -67,8 +67,8 @@ def build_onnx_engine(
     )
 
 
-def _write_graphs(
-    checkpoint: Checkpoint, folder: Path, precision: str, keep_checkpoint: bool
+def write_graphs(
+    checkpoint: Checkpoint, folder: Path, precision: str = "fp32", keep_checkpoint: bool = False
 ) -> list[str]:
     """Write graphs and weights; returns the names of the files written."""
     try:

@@ -35,7 +35,7 @@ class WrittenFiles:
     """What a back end has put into a new folder, for the manifest."""
 
     names: Sequence[str]
-    built_with: Mapping[str, str] = field(default_factory=dict)  # besides the usual packages
+    measured: Mapping[str, float] = field(default_factory=dict)  # Manifest.measured
 
 
 WriteFiles = Callable[[Checkpoint, Path], WrittenFiles]
@@ -78,8 +78,9 @@ def make_engine_folder(
             dimensions=dimensions,
             source_sha256=sha256_of(checkpoint_path),
             files=describe_files(folder, [*written.names, TOKENIZER_NAME]),
-            built_with=_versions() | dict(written.built_with),
+            built_with=_versions(),
             decoding=decoding or {},
+            measured=dict(written.measured),
         )
         manifest.write(folder)
         if try_engine is not None:
