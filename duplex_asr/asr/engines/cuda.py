@@ -206,18 +206,24 @@ class CudaEngine:
                 decodings.append(answer.decoding())
         return decodings
 
-    def audio_features(self, mel: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """The encoder's output, shape = (1500, n_audio_state): for comparing engines."""
+    def encode_with_features(
+        self, mel: npt.NDArray[np.float32]
+    ) -> tuple[CudaEncodedAudio, npt.NDArray[np.float32]]:
+        """`encode`, and the encoder's output, shape = (1500, n_audio_state)."""
         self._check_mel(mel)
-        features = np.empty(
-            (self.dimensions.n_audio_ctx, self.dimensions.n_audio_state), np.float32
-        )
+        shape = (self.dimensions.n_audio_ctx, self.dimensions.n_audio_state)
+        features = np.empty(shape, np.float32)
         handle = c_void_p()
         self.library.call(
             "dw_encode_features", self.handle, np.ascontiguousarray(mel).ctypes.data,
             byref(handle), features.ctypes.data,
         )  # fmt: skip
-        self._keep(handle).release()
+        return self._keep(handle), features
+
+    def audio_features(self, mel: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The encoder's output, shape = (1500, n_audio_state): for comparing engines."""
+        encoded, features = self.encode_with_features(mel)
+        encoded.release()
         return features
 
     def new_sequence(self, encoded: CudaEncodedAudio) -> CudaSequence:
@@ -280,9 +286,7 @@ class CudaEngine:
 
     def _check(self, folder: Path, self_test: SelfTest) -> None:
         """Raise EngineError unless a small stored case comes out as it should."""
-        mel = self_test_mel(self.dimensions.n_mels)
-        features = self.audio_features(mel)
-        encoded = self.encode(mel)
+        encoded, features = self.encode_with_features(self_test_mel(self.dimensions.n_mels))
         logits = self.logits(encoded, self_test.tokens)
         encoded.release()
         if problem := self_test.problem(features, logits):

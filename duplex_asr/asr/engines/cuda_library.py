@@ -25,10 +25,23 @@ CHECKOUT_LIBRARY = Path(__file__).parents[3] / "engines" / "cuda" / "build" / LI
 
 OK = 0
 BAD_ARGUMENT = 1
+UNSUPPORTED_DIMENSIONS = 2
+BAD_TENSOR = 3
 OUT_OF_BLOCKS = 4
+OUT_OF_MEMORY = 5
+WRONG_ARCHITECTURE = 6
 CUDA_ERROR = 7
 TIMED_OUT = 8
 FP16, FP32, INT8, INT4 = range(4)
+
+# status -> what a user can do about it
+_ADVICE = {
+    UNSUPPORTED_DIMENSIONS: "build this model with `duplex-asr build --backend onnx`",
+    BAD_TENSOR: "build the engine again with `duplex-asr build --backend cuda`",
+    OUT_OF_BLOCKS: "try again later, or raise cuda.pool_tokens or cuda.max_audios",
+    OUT_OF_MEMORY: "end other programs, or lower cuda.pool_tokens and cuda.max_audios",
+    WRONG_ARCHITECTURE: HOW_TO_BUILD,
+}
 
 ShouldStopFunction = CFUNCTYPE(c_int32, c_void_p)
 
@@ -190,10 +203,9 @@ class CudaLibrary:
             raise GpuLostError(
                 f"the GPU failed ({message}) and refuses this process from now on: start it again"
             )
-        if status == OUT_OF_BLOCKS:
-            raise OutOfBlocksError(message)
         assert status != BAD_ARGUMENT, f"{name}: {message}"
-        raise EngineError(message)
+        error = OutOfBlocksError if status == OUT_OF_BLOCKS else EngineError
+        raise error(f"{message}; {_ADVICE[status]}")
 
 
 def find_library(configured: str, engine_folder: Path) -> Path:

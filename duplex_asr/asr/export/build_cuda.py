@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from duplex_asr.asr.checkpoint import Checkpoint
 from duplex_asr.asr.engine import ModelDimensions
-from duplex_asr.asr.engines.cuda import EMBEDDING, WEIGHTS_NAME
+from duplex_asr.asr.engines.cuda import WEIGHTS_NAME
 from duplex_asr.asr.engines.onnx import OnnxEngine
 from duplex_asr.asr.export.build import write_graphs
 from duplex_asr.asr.export.engine_folder import Report, WrittenFiles, make_engine_folder
@@ -28,13 +28,12 @@ from duplex_asr.asr.torch_file import StoredTensor
 from duplex_asr.errors import ConfigError, EngineError
 
 CUDA_PRECISIONS = ("fp16", "int8", "int4")
-# In int4, too: an error of the embedding is an error of every logit, and of every token's input.
-_EMBEDDING_FORMS: dict[str, Form] = {"int8": "int8", "int4": "int8"}
-_LAYER_FORMS: dict[str, Form] = {"int8": "int8", "int4": "int4"}
-# Read for each token. Cross-attention's key and value are read once an utterance and stay fp16.
+# Read for each token; the embedding as the output projection, too. Cross-attention's key and value
+# are used once an utterance, by the encoder's kernels, and stay in half precision.
+_FORMS: dict[str, Form] = {"int8": "int8", "int4": "int4"}
 _QUANTISED = (
     "attn.query", "attn.key", "attn.value", "attn.out", "cross_attn.query", "cross_attn.out",
-    "mlp.0", "mlp.2",
+    "mlp.0", "mlp.2", "token_embedding",
 )  # fmt: skip
 _HEAD_SIZE = 64
 _NUM_SELF_TEST_TOKENS = 4
@@ -141,10 +140,10 @@ def _convert(
 
 def _form_of(name: str, precision: str) -> Form | None:
     """How a tensor is quantised; None if it stays in half precision."""
-    if name == EMBEDDING:
-        return _EMBEDDING_FORMS.get(precision)
-    is_matrix = any(name.endswith(f".{each}.weight") for each in _QUANTISED)
-    return _LAYER_FORMS.get(precision) if name.startswith("decoder.") and is_matrix else None
+    is_read_each_token = name.startswith("decoder.") and any(
+        name.endswith(f".{each}.weight") for each in _QUANTISED
+    )
+    return _FORMS.get(precision) if is_read_each_token else None
 
 
 def _to_half(path: Path, name: str, weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
