@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 import duplex_asr
-from duplex_asr.errors import AudioError, ConfigError, DuplexAsrError
+from duplex_asr.errors import AudioError, ConfigError, DuplexAsrError, GpuLostError
 
 EXIT_CODES = """exit codes:
   0  done
@@ -42,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return command(options)
     except DuplexAsrError as error:
         print(f"duplex-asr: {error}", file=sys.stderr)
+        if isinstance(error, GpuLostError):
+            sys.stdout.flush()
+            os._exit(error.exit_code)  # what CUDA does at a normal exit may wait for a hung kernel
         return error.exit_code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

@@ -250,3 +250,22 @@ def test_graphs_for_tensorrt_are_built_and_the_next_step_is_named(
     for wrong in (("--precision", "int8"), ("--keep-checkpoint",)):
         answer = run("build", *common, "--backend", "tensorrt", "--output", tmp_path / "x", *wrong)
         assert answer.returncode == 2 and len(answer.stderr.splitlines()) == 1
+
+
+def test_a_lost_gpu_ends_the_process_without_waiting_for_what_hangs() -> None:
+    program = """
+import atexit
+from duplex_asr import cli
+from duplex_asr.errors import GpuLostError
+
+def lose(_options):
+    raise GpuLostError("the GPU failed")
+
+cli.devices = lose
+atexit.register(print, "waited for the GPU")
+cli.main(["devices"])
+"""
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert answer.returncode == 1
+    assert answer.stderr == "duplex-asr: the GPU failed\n"
+    assert answer.stdout == ""

@@ -19,7 +19,8 @@ from duplex_asr.errors import EngineError, GpuLostError, OutOfBlocksError
 ABI_VERSION = 1
 LIBRARY_NAME = "libduplex_whisper.so"
 HOW_TO_BUILD = (
-    "build it on this machine with `build_scripts/build_cuda_engine.sh --output engines/cuda/build`"
+    "build it with `build_scripts/build_cuda_engine.sh --arch sm_NN --output engines/cuda/build`, "
+    "sm_87 being Jetson Orin"
 )
 CHECKOUT_LIBRARY = Path(__file__).parents[3] / "engines" / "cuda" / "build" / LIBRARY_NAME
 
@@ -38,7 +39,6 @@ FP16, FP32, INT8, INT4 = range(4)
 _ADVICE = {
     UNSUPPORTED_DIMENSIONS: "build this model with `duplex-asr build --backend onnx`",
     BAD_TENSOR: "build the engine again with `duplex-asr build --backend cuda`",
-    OUT_OF_BLOCKS: "try again later, or raise cuda.pool_tokens or cuda.max_audios",
     OUT_OF_MEMORY: "end other programs, or lower cuda.pool_tokens and cuda.max_audios",
     WRONG_ARCHITECTURE: HOW_TO_BUILD,
 }
@@ -167,7 +167,7 @@ class CudaLibrary:
                 f"the engine library {path} cannot be loaded ({error}): {HOW_TO_BUILD}"
             ) from error
         functions = {name: (c_int32, types) for name, types in _CHECKED.items()} | _PLAIN
-        self._functions: dict[str, Callable[..., Any]] = {}
+        self.functions: dict[str, Callable[..., Any]] = {}
         for name, (result, arguments) in functions.items():
             try:
                 function = getattr(library, name)
@@ -176,7 +176,7 @@ class CudaLibrary:
                     f"{path} is no engine library of this version, it has no {name}: {HOW_TO_BUILD}"
                 ) from error
             function.restype, function.argtypes = result, arguments
-            self._functions[name] = function
+            self.functions[name] = function
         found = self.plain("dw_abi_version")
         if found != ABI_VERSION:
             raise EngineError(
@@ -188,24 +188,25 @@ class CudaLibrary:
     def call(self, name: str, *arguments: Any) -> None:
         """Run a function that can fail. Raises EngineError, OutOfBlocksError or GpuLostError."""
         assert not self.is_lost, "the GPU is lost"
-        status = self._functions[name](*arguments)
+        status = self.functions[name](*arguments)
         if status != OK:
             self._raise(name, status)
 
     def plain(self, name: str, *arguments: Any) -> Any:
         """Run a function that cannot fail; after the GPU was lost it does nothing."""
-        return None if self.is_lost else self._functions[name](*arguments)
+        return None if self.is_lost else self.functions[name](*arguments)
 
     def _raise(self, name: str, status: int) -> None:
-        message = self._functions["dw_last_error"]().decode(errors="replace")
+        message = self.functions["dw_last_error"]().decode(errors="replace")
         if status in (CUDA_ERROR, TIMED_OUT):
             self.is_lost = True
             raise GpuLostError(
                 f"the GPU failed ({message}) and refuses this process from now on: start it again"
             )
+        if status == OUT_OF_BLOCKS:  # the library's message names the setting
+            raise OutOfBlocksError(f"{message} in the section [cuda]")
         assert status != BAD_ARGUMENT, f"{name}: {message}"
-        error = OutOfBlocksError if status == OUT_OF_BLOCKS else EngineError
-        raise error(f"{message}; {_ADVICE[status]}")
+        raise EngineError(f"{message}; {_ADVICE[status]}")
 
 
 def find_library(configured: str, engine_folder: Path) -> Path:
