@@ -321,9 +321,11 @@ def check_config(options: argparse.Namespace) -> int:
     from duplex_asr.asr.tokenizer import Tokenizer, read_ranks
     from duplex_asr.audio.sources import check_source
     from duplex_asr.config import load_config
+    from duplex_asr.service.listening import check_service
 
     config = load_config(options.file)
     check_source(config.audio.source)
+    check_service(config.service)
     folder = find_engine(config.engine.path)
     manifest = read_manifest(folder)
     check_files(folder, manifest)

@@ -19,6 +19,7 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from duplex_asr import __version__
@@ -32,10 +33,15 @@ from duplex_asr.hearing.endpointer import Endpointer, NewId
 from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.service import events
 from duplex_asr.service.control_server import ControlServer
-from duplex_asr.service.control_session import PcmFormat, RecognizerInfo
+from duplex_asr.service.control_session import OnCommitted, PcmFormat, RecognizerInfo
 from duplex_asr.service.event_server import EventServer
 from duplex_asr.service.hangup import HangupWatch
+from duplex_asr.service.listening import HandedOver, ListeningSockets, open_sockets
+from duplex_asr.service.metrics import prometheus_text
+from duplex_asr.service.metrics_server import MetricsServer
+from duplex_asr.service.publisher import Publisher
 from duplex_asr.service.runtime_dir import RuntimeDir, ServiceConfig
+from duplex_asr.service.status import ServiceFigures, ServiceStatus
 from duplex_asr.service.transcription_queue import TranscriptionJob, TranscriptionQueue
 from duplex_asr.source_recognition import SourceRecognition
 
@@ -81,6 +87,7 @@ class Daemon:
         runtime_dir: RuntimeDir,
         service: ServiceConfig,
         options: ServeOptions,
+        handed_over: HandedOver = MappingProxyType({}),
     ) -> None:
         self._source = source
         self._new_endpointer = new_endpointer
@@ -88,6 +95,7 @@ class Daemon:
         self._runtime_dir = runtime_dir
         self._service = service
         self._options = options
+        self._handed_over = handed_over
         self.is_open = asyncio.Event()
         self._is_stopping = threading.Event()
         self._queue = TranscriptionQueue(MAX_QUEUED_UTTERANCES)
@@ -95,6 +103,11 @@ class Daemon:
             source, new_endpointer, self._queue, self._publish, self._is_stopping.is_set
         )
         self._loop: asyncio.AbstractEventLoop
+        state = events.State("starting", source.name, "", __version__)
+        figures = ServiceFigures()
+        self._publisher = Publisher(state, service.max_pending_kb * 1024, figures.observe)
+        self._status = ServiceStatus(__version__, self._status_sections(), figures)
+        self._sockets: ListeningSockets
         self._events: EventServer
         self._control: ControlServer
         self._executor: ThreadPoolExecutor
@@ -114,9 +127,39 @@ class Daemon:
         return {
             "dropped_readers": self._events.num_dropped_readers,
             "refused_readers": self._events.num_refused_readers,
+            "broken_readers": self._events.num_broken_readers,
             "dropped_clients": self._control.num_dropped_clients,
             "refused_clients": self._control.num_refused_clients,
             "broken_clients": self._control.num_broken_clients,
+        }
+
+    def _status_sections(self) -> dict[str, Callable[[], Any]]:
+        return {
+            "run": lambda: self._publisher.run,
+            "state": lambda: self._publisher.state.state,
+            "reason": lambda: self._publisher.state.reason,
+            "engine": self._describe_engine,
+            "source": lambda: {"name": self._source.name, "is_live": self._source.is_live},
+            "queues": lambda: {"utterances": self._queue.num_waiting},
+            "drops": self._describe_drops,
+            "speculation": lambda: {},
+            "clients": lambda: [*self._events.clients(), *self._control.clients()],
+        }
+
+    def _describe_engine(self) -> dict[str, Any]:
+        if not self._speech_info.done() or self._speech_info.cancelled():
+            return {}
+        info = self._speech_info.result()
+        return {"name": info.model, "backend": info.backend, "folder": info.folder,
+                "languages": list(info.languages)}  # fmt: skip
+
+    def _describe_drops(self) -> dict[str, int]:
+        dropped = self._publisher.dropped()
+        return {
+            **self.counts(),
+            "dropped_partials": dropped.partials,
+            "dropped_levels": dropped.levels,
+            "input_overflows": self._source.num_overflows,
         }
 
     def request_stop(self) -> None:
@@ -132,17 +175,23 @@ class Daemon:
         self._speech_info = self._loop.create_future()
         hangups = HangupWatch(self._loop)
         self._executor = ThreadPoolExecutor(NUM_HEARING_WORKERS, "hear")
-        state = events.State("starting", self._source.name, "", __version__)
-        self._events = EventServer(self._service, hangups, state)
-        self._control = ControlServer(self._service, hangups, self)
+        self._events = EventServer(self._service, hangups, self._publisher)
+        self._control = ControlServer(
+            self._service, hangups, self, self._publisher, self._status,
+            lambda peer: self._sockets.may_read_events(peer),
+        )  # fmt: skip
+        metrics = MetricsServer(lambda: prometheus_text(self._status()))
         try:
-            await self._events.start(self._runtime_dir.bind(self._runtime_dir.events_path))
-            await self._control.start(self._runtime_dir.bind(self._runtime_dir.control_path))
+            self._sockets = open_sockets(self._runtime_dir, self._service, self._handed_over)
+            await self._events.start(self._sockets.events)
+            await self._control.start(self._sockets.control)
+            await metrics.start(self._sockets.metrics)
             logger.info("sockets are in %s", self._runtime_dir.path)
             self.is_open.set()
             await self._serve()
         finally:
             await self._stop()
+            metrics.stop()
             hangups.close()
         if self._failure is not None:
             raise self._failure
@@ -155,7 +204,7 @@ class Daemon:
         logger.info("engine %s is ready", info.model)
         if self._options.wait_for_listener:
             self._publish_state("idle", "waiting for a reader of the events")
-            if not await self._unless_stopped(self._events.has_reader.wait()):
+            if not await self._unless_stopped(self._publisher.has_reader.wait()):
                 return
         self._publish_state("listening")
         logger.info("listening to %s", self._source.name)
@@ -187,7 +236,7 @@ class Daemon:
         self._post(posted.set_result, None)
         await posted  # everything that the threads had to publish is published
         self._executor.shutdown(wait=False, cancel_futures=True)
-        await self._events.stop(STOP_READERS_S)
+        await asyncio.gather(self._events.stop(STOP_READERS_S), self._control.close(STOP_READERS_S))
         self._speech_info.cancel()
 
     async def _join_threads(self) -> None:
@@ -224,7 +273,7 @@ class Daemon:
             logger.debug("too late for %s", callback)
 
     def _publish(self, event: events.Event) -> None:
-        self._post(self._events.publish, event)
+        self._post(self._publisher.publish, event)
 
     def _publish_state(self, state: events.ServiceState, reason: str | None = None) -> None:
         model = ""
@@ -303,7 +352,9 @@ class Daemon:
     async def info(self) -> RecognizerInfo:
         return await asyncio.shield(self._speech_info)
 
-    def start(self, client: str, pcm_format: PcmFormat) -> ClientRecognition:
+    def start(
+        self, client: str, pcm_format: PcmFormat, on_committed: OnCommitted | None
+    ) -> ClientRecognition:
         numbers = itertools.count(1)
         recording = next(self._recording_numbers)
         return ClientRecognition(

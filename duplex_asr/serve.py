@@ -12,6 +12,7 @@ from pathlib import Path
 
 from duplex_asr import __version__
 from duplex_asr.asr.engines import find_engine, load_engine
+from duplex_asr.asr.manifest import read_manifest
 from duplex_asr.asr.transcriber import Transcriber
 from duplex_asr.audio.sources import open_source
 from duplex_asr.config import Config
@@ -19,7 +20,9 @@ from duplex_asr.daemon import Daemon, LoadedSpeech, ServeOptions
 from duplex_asr.hearing.endpointer import Endpointer, NewId
 from duplex_asr.hearing.vad import load_detector
 from duplex_asr.service.control_session import RecognizerInfo
+from duplex_asr.service.listening import check_service
 from duplex_asr.service.runtime_dir import RuntimeDir, find_runtime_dir
+from duplex_asr.service.systemd_sockets import take_over
 from duplex_asr.stop_signals import StopSignals
 
 M_MMAP_THRESHOLD = -3  # glibc's malloc.h
@@ -31,6 +34,8 @@ def serve(config: Config, options: ServeOptions, signals: StopSignals) -> int:
 
     Raises DuplexAsrError if it cannot start.
     """
+    handed_over = take_over(os.environ)
+    check_service(config.service)
     return_freed_memory()
     engine_folder = find_engine(config.engine.path)
     folder = find_runtime_dir(config.service.runtime_dir)
@@ -43,6 +48,7 @@ def serve(config: Config, options: ServeOptions, signals: StopSignals) -> int:
             runtime_dir=runtime_dir,
             service=config.service,
             options=options,
+            handed_over=handed_over,
         )
         asyncio.run(_run(daemon, signals))
     if daemon.has_stuck_threads:
@@ -86,5 +92,6 @@ def load_speech(config: Config, engine_folder: Path) -> LoadedSpeech:
     engine = load_engine(engine_folder, config.engine.threads, config.cuda)
     transcriber = Transcriber(engine, config.transcription)
     language = config.transcription.language if engine.dimensions.is_multilingual else "en"
-    info = RecognizerInfo(engine.name, (language,), __version__)
+    backend = read_manifest(engine_folder).backend
+    info = RecognizerInfo(engine.name, (language,), __version__, backend, str(engine_folder))
     return LoadedSpeech(info, transcriber.transcribe, engine.close)

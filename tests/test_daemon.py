@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from duplex_asr.daemon import MAX_QUEUED_UTTERANCES, ServeOptions
 from duplex_asr.errors import AudioError, EngineError, GpuLostError, ServiceError
+from duplex_asr.service.runtime_dir import ServiceConfig
 from tests.service_doubles import Client, Listener, Room, next_item, run_without_leaks, speak_pcm
 
 
@@ -409,3 +411,31 @@ def test_a_lost_gpu_ends_the_run_with_its_error(tmp_path: Path) -> None:
 
     with pytest.raises(GpuLostError):
         run_without_leaks(scenario)
+
+
+def test_events_and_requests_are_served_on_tcp_when_asked_for(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        ports = [free_port(), free_port()]
+        service = ServiceConfig(
+            events_tcp=f"127.0.0.1:{ports[0]}", control_tcp=f"127.0.0.1:{ports[1]}"
+        )
+        room = Room(tmp_path / "run", service=service)
+        async with room.running():
+            listener = Listener(*await asyncio.open_connection("127.0.0.1", ports[0]))
+            await listener.until("state", state="listening")
+            client = Client(*await asyncio.open_connection("127.0.0.1", ports[1]))
+            assert await client.ask(speak_pcm(3)) == "three"
+            client.send("status")
+            connected = (await client.next()).data["clients"]
+            assert {each["address"].split(":")[0] for each in connected} == {"127.0.0.1"}
+            client.send("subscribe", {"events": []})
+            assert (await client.next()).data["type"] == "state"
+            await client.close()
+            await listener.close()
+
+    run_without_leaks(scenario)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])

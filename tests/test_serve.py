@@ -189,7 +189,9 @@ def test_a_daemon_after_one_that_was_killed_starts(folder: Path, recording: Path
         wait_for_log(first, "listening to")
         first.kill()
         first.communicate(timeout=30)
-    assert sorted(os.listdir(folder)) == ["control.sock", "duplex-asr.pid", "events.sock"]
+    assert sorted(os.listdir(folder)) == [
+        "control.sock", "duplex-asr.pid", "events.sock", "metrics.sock",
+    ]  # fmt: skip
     with start(folder, f"file:{recording}") as second:
         wait_for_log(second, "listening to")
         stop(second, signal.SIGTERM)
@@ -213,3 +215,28 @@ def test_a_path_too_long_for_a_socket_is_refused_before_the_engine_loads(
     assert process.returncode == 5
     assert "choose a shorter --runtime-dir" in errors
     assert output == ""
+
+
+def test_sockets_from_systemd_are_served_and_left_where_they_are(
+    folder: Path, recording: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "handed.sock"
+    with socket.socket(socket.AF_UNIX) as handed:
+        handed.bind(str(path))
+        handed.listen()
+        handing_over = (
+            f"exec 3<&{handed.fileno()}; export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=events; "
+            'exec "$0" "$@"'
+        )
+        command = [sys.executable, "-c", PROGRAM, str(folder), f"file:{recording}", "", "{}"]
+        process = subprocess.Popen(
+            ["bash", "-c", handing_over, *command],
+            cwd=REPOSITORY, pass_fds=[handed.fileno()], stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    with process:
+        wait_for_log(process, "listening to")
+        assert next(read_events(path))["type"] == "state"
+        assert sorted(os.listdir(folder)) == ["control.sock", "duplex-asr.pid", "metrics.sock"]
+        stop(process, signal.SIGTERM)
+    assert process.returncode == 0
+    assert path.is_socket()

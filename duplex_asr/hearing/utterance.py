@@ -39,5 +39,13 @@ class Utterance:
         return self.end // SAMPLES_PER_MS
 
     @property
+    def speech_start_ms(self) -> int:
+        return self.speech_start // SAMPLES_PER_MS
+
+    @property
+    def speech_end_ms(self) -> int:
+        return self.speech_end // SAMPLES_PER_MS
+
+    @property
     def audio_ms(self) -> int:
         return len(self.samples) // SAMPLES_PER_MS

@@ -7,39 +7,67 @@ import contextlib
 import itertools
 import logging
 import socket
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from wyoming.error import Error
 from wyoming.event import Event
 
 from duplex_asr.service.control_session import ControlSession, Recognizer
 from duplex_asr.service.hangup import HangupWatch
+from duplex_asr.service.peer import Peer, read_peer
+from duplex_asr.service.publisher import EventFeed, Publisher
 from duplex_asr.service.runtime_dir import ServiceConfig
-from duplex_asr.service.wyoming_wire import ProtocolError, WyomingParser, encode_event
+from duplex_asr.service.subscription import SubscriptionError, parse_subscription
+from duplex_asr.service.wyoming_wire import (
+    ProtocolError,
+    WyomingParser,
+    encode_event,
+    encode_published,
+)
 
 logger = logging.getLogger(__name__)
 
 READ_BYTES = 64 * 1024
 LINGER_S = 1.0  # how long a closed client may take to read why
+EVENTS_A_TURN = 16  # of one client, before the others have theirs
+
+Status = Callable[[], dict[str, Any]]
+MayRead = Callable[[Peer], bool]
 
 
 class ControlServer:
     """Serves Wyoming clients; all methods are called in the event loop's thread.
+
+    status: the answer to `status`. may_read: whether a client may read the events, which whoever
+    may give orders need not be allowed.
 
     num_dropped_clients: closed because they did not read their replies.
     num_refused_clients: closed at once because `max_clients` were there already.
     num_broken_clients: closed because they sent something that is not Wyoming, or half a message.
     """
 
-    def __init__(self, config: ServiceConfig, hangups: HangupWatch, recognizer: Recognizer) -> None:
+    def __init__(
+        self,
+        config: ServiceConfig,
+        hangups: HangupWatch,
+        recognizer: Recognizer,
+        publisher: Publisher,
+        status: Status,
+        may_read: MayRead,
+    ) -> None:
         self.num_dropped_clients = 0
         self.num_refused_clients = 0
         self.num_broken_clients = 0
         self._config = config
         self._hangups = hangups
         self._recognizer = recognizer
+        self.publisher = publisher
+        self.status = status
+        self.may_read = may_read
         self._connections: dict[asyncio.Task[None], _Connection] = {}
         self._client_numbers = itertools.count(1)
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
 
     @property
     def message_timeout_s(self) -> float:
@@ -49,19 +77,46 @@ class ControlServer:
     def num_clients(self) -> int:
         return len(self._connections)
 
-    async def start(self, bound: socket.socket) -> None:
-        """Begin to listen on a bound Unix socket, which belongs to the server from now on."""
-        self._server = await asyncio.start_unix_server(self._accept, sock=bound, limit=READ_BYTES)
+    @property
+    def max_pending_bytes(self) -> int:
+        return self._config.max_pending_kb * 1024
+
+    def clients(self) -> list[dict[str, Any]]:
+        """Who is connected, for `status`."""
+        return [connection.describe() for connection in self._connections.values()]
+
+    async def start(self, sockets: Sequence[socket.socket]) -> None:
+        """Begin to listen on bound sockets, which belong to the server from now on."""
+        loop = asyncio.get_running_loop()
+        for each in sockets:
+            self._servers.append(await loop.create_server(self._new_protocol, sock=each))
+
+    def _new_protocol(self) -> _FeedingProtocol:
+        return _FeedingProtocol(asyncio.StreamReader(limit=READ_BYTES), self._accept)
 
     async def stop(self) -> None:
-        """Refuse new clients, tell the waiting ones, cancel their work and close all."""
-        if self._server is not None:
-            self._server.close()
-        tasks = list(self._connections)
+        """Refuse new clients, tell the waiting ones, cancel their work and close all but those who
+        read events: there are some to come."""
+        for server in self._servers:
+            server.close()
+        leaving = []
         for task, connection in list(self._connections.items()):
             connection.stop()
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+            if not connection.reads_events:
+                task.cancel()
+                leaving.append(task)
+        await asyncio.gather(*leaving, return_exceptions=True)
+
+    async def close(self, drain_s: float) -> None:
+        """Close the rest, too; the last events get `drain_s` seconds to leave."""
+        tasks = list(self._connections)
+        for connection in self._connections.values():
+            connection.finish()
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=drain_s)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = _Connection(self, f"client-{next(self._client_numbers)}", writer)
@@ -72,7 +127,7 @@ class ControlServer:
             writer.close()
             return
         connection.session = ControlSession(
-            connection.name, self._recognizer, connection.send, self._config.max_request_ms
+            connection.name, self._recognizer, connection, self._config.max_request_ms
         )
         task = asyncio.create_task(self._serve(connection, reader))
         self._connections[task] = connection
@@ -96,12 +151,25 @@ class ControlServer:
         if not task.cancelled() and (bug := task.exception()) is not None:
             logger.error("serving %s failed", connection.name, exc_info=bug)
 
-    def is_over_bound(self, num_bytes: int) -> bool:
-        return num_bytes > self._config.max_pending_kb * 1024
+
+class _FeedingProtocol(asyncio.StreamReaderProtocol):
+    """Asyncio's stream protocol, which also tells a feed of events when the client lags."""
+
+    feed: EventFeed | None = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.feed is not None:
+            self.feed.pause()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.feed is not None:
+            self.feed.resume()
 
 
 class _Connection:
-    """The bytes of one client."""
+    """The bytes of one client; implements control_session.Connection."""
 
     session: ControlSession
 
@@ -109,7 +177,13 @@ class _Connection:
         self.name = name
         self._server = server
         self._writer = writer
+        self._peer = read_peer(writer.get_extra_info("socket"))
+        self._feed: EventFeed | None = None
         self._message_due = 0.0  # when the message that is arriving must be complete; 0: not begun
+
+    @property
+    def reads_events(self) -> bool:
+        return self._feed is not None
 
     def fileno(self) -> int:
         number: int = self._writer.get_extra_info("socket").fileno()
@@ -120,9 +194,11 @@ class _Connection:
         parser = WyomingParser()
         try:
             while data := await self._read(reader, parser.is_mid_message):
-                for event in parser.feed(data):
+                for number, event in enumerate(parser.feed(data), 1):
                     await self.session.handle(event)
                     self._message_due = 0.0
+                    if number % EVENTS_A_TURN == 0:
+                        await asyncio.sleep(0)
         except ProtocolError as error:
             self._server.num_broken_clients += 1
             logger.warning("closed %s: %s", self.name, error)
@@ -160,12 +236,48 @@ class _Connection:
         transport = self._writer.transport
         if transport.is_closing():
             return
-        if self._server.is_over_bound(transport.get_write_buffer_size()):
-            self._server.num_dropped_clients += 1
-            logger.warning("dropped %s: it does not read", self.name)
-            transport.abort()
+        if transport.get_write_buffer_size() > self._server.max_pending_bytes:
+            self._drop("it does not read")
             return
         self._writer.write(encode_event(event))
+
+    def _drop(self, reason: str) -> None:
+        transport = self._writer.transport
+        if not transport.is_closing():
+            self._server.num_dropped_clients += 1
+            logger.warning("dropped %s (%s): %s", self.name, self._peer, reason)
+            transport.abort()
+
+    def status(self) -> dict[str, Any]:
+        return self._server.status()
+
+    def subscribe(self, request: Mapping[str, Any]) -> None:
+        """Begin to send events, or change which; raises SubscriptionError."""
+        if not self._server.may_read(self._peer):
+            raise SubscriptionError(
+                "not-permitted", "reading events takes the permission to connect to events.sock"
+            )
+        subscription = parse_subscription(request)
+        if self._feed is None:
+            self._feed = EventFeed(
+                self._write, self._drop, self._server.max_pending_bytes, encode_published
+            )
+            protocol = self._writer.transport.get_protocol()
+            assert isinstance(protocol, _FeedingProtocol)
+            protocol.feed = self._feed
+            self._server.publisher.attach(self._feed)
+        self._server.publisher.subscribe(self._feed, subscription)
+
+    def _write(self, data: bytes) -> None:
+        if not self._writer.transport.is_closing():
+            self._writer.write(data)
+
+    def describe(self) -> dict[str, Any]:
+        shown: dict[str, Any] = {"socket": "control", "name": self.name, **self._peer.describe()}
+        if self._feed is not None:
+            shown["events"] = sorted(self._feed.kinds)
+            shown["num_waiting"] = self._feed.num_waiting
+        return {**shown, "is_busy": self.session.is_busy}
 
     def send_error(self, code: str, text: str) -> None:
         self.send(Error(text, code).event())
@@ -174,9 +286,17 @@ class _Connection:
         """The daemon stops: whoever waits for an answer learns that none will come."""
         if self.session.is_busy:
             self.send_error("stopping", "the daemon is stopping: ask again later")
+        self.session.cancel()
+
+    def finish(self) -> None:
+        """Close as soon as the events that wait have been sent."""
+        if self._feed is not None:
+            self._feed.finish(self._writer.close)
 
     def close(self) -> None:
         """Close at once, or as soon as a reply that is being written has left."""
+        if self._feed is not None:
+            self._server.publisher.detach(self._feed)
         if self._writer.transport.get_write_buffer_size():
             self._writer.transport.abort()
         else:

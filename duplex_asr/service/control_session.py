@@ -2,15 +2,16 @@
 
     describe -> info      ping -> pong      synthesize -> error, there is no voice engine
     [transcribe] [audio-start] audio-chunk* audio-stop -> transcript, or one error
+    cancel -> cancelled    status -> status    subscribe -> event*
 
-Holds no socket: `send` takes each reply, the server feeds the events.
+Holds no socket: the connection takes each reply, the server feeds the events.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -21,10 +22,13 @@ from wyoming.info import AsrModel, AsrProgram, Attribution, Info
 from wyoming.ping import Pong
 
 from duplex_asr.errors import AudioError
+from duplex_asr.service.subscription import SubscriptionError
+from duplex_asr.service.transcript_stream import TranscriptStream
 
 logger = logging.getLogger(__name__)
 
 PROGRAM_NAME = "duplex-asr"
+OnCommitted = Callable[[str], None]
 
 
 class PcmFormat(NamedTuple):
@@ -40,11 +44,16 @@ class PcmFormat(NamedTuple):
 
 @dataclass(frozen=True)
 class RecognizerInfo:
-    """What the loaded model is: `languages` as in ISO 639-1, the one it transcribes first."""
+    """What the loaded model is: `languages` as in ISO 639-1, the one it transcribes first.
+
+    backend, folder: of its engine, for `status`.
+    """
 
     model: str
     languages: tuple[str, ...]
     version: str
+    backend: str = ""
+    folder: str = ""
 
 
 class RecognitionError(Exception):
@@ -79,8 +88,30 @@ class Recognizer(Protocol):
         """The model, as soon as it is loaded."""
         ...
 
-    def start(self, client: str, pcm_format: PcmFormat) -> Recognition:
-        """Begin a recording; raises AudioError for a format that no conversion exists for."""
+    def start(
+        self, client: str, pcm_format: PcmFormat, on_committed: OnCommitted | None
+    ) -> Recognition:
+        """Begin a recording; raises AudioError for a format that no conversion exists for.
+
+        on_committed: called in the event loop's thread with each piece of text that will not
+        change any more, to be appended to those before; never after `finish` has returned.
+        """
+        ...
+
+
+class Connection(Protocol):
+    """The client's side of a session."""
+
+    def send(self, event: Event) -> None:
+        """Write without waiting."""
+        ...
+
+    def subscribe(self, request: Mapping[str, Any]) -> None:
+        """Send published events from now on; raises SubscriptionError."""
+        ...
+
+    def status(self) -> dict[str, Any]:
+        """The state of the daemon."""
         ...
 
 
@@ -91,14 +122,15 @@ class ControlSession:
         self,
         client: str,
         recognizer: Recognizer,
-        send: Callable[[Event], None],
+        connection: Connection,
         max_request_ms: int,
     ) -> None:
         self._client = client
         self._recognizer = recognizer
-        self._send = send
+        self._connection = connection
+        self._send = connection.send
         self._max_request_ms = max_request_ms
-        self._request = _Request()
+        self._request = self._new_request()
         self._reply: asyncio.Task[None] | None = None
         self._replying: Recognition | None = None
 
@@ -143,7 +175,7 @@ class ControlSession:
 
     async def _transcribe(self, event: Event) -> None:
         self._abandon_recording()
-        self._request = _Request()
+        self._request = self._new_request()
         language = event.data.get("language")
         if language is None:
             return
@@ -160,7 +192,7 @@ class ControlSession:
         # first start is still the one that belongs to it.
         if self._request.is_started or (self._request.is_refused and self._request.has_chunks):
             self._abandon_recording()
-            self._request = _Request()
+            self._request = self._new_request()
         self._request.is_started = True
         if not self._request.is_refused:
             self._request.announced = _parse_format(event.data)
@@ -178,7 +210,7 @@ class ControlSession:
             )
         await self._wait_for_reply()
         if request.recognition is None:
-            request.recognition = self._start(pcm_format)
+            request.recognition = self._start(pcm_format, request.stream)
             request.pcm_format = pcm_format
         elif pcm_format != request.pcm_format:
             raise RecognitionError(
@@ -196,37 +228,66 @@ class ControlSession:
 
     async def _audio_stop(self, event: Event) -> None:
         request = self._request
-        self._request = _Request()
+        self._request = self._new_request()
         if request.is_refused:  # answered already
             return
         await self._wait_for_reply()
         self._replying = request.recognition
-        self._reply = asyncio.create_task(self._send_transcript())
+        self._reply = asyncio.create_task(self._send_transcript(request.stream))
+
+    async def _cancel(self, event: Event) -> None:
+        """Forget the recording that is being sent, or the transcript that is being made."""
+        was_busy = self.is_busy
+        request = self._request
+        if request.is_started or request.has_chunks:
+            self._abandon_recording()
+            request.is_refused = True  # what still comes of it is ignored
+        if self._replying is not None:
+            self._replying.cancel()
+            self._replying = None
+        if self._reply is not None:
+            self._reply.cancel()
+            self._reply = None
+        self._send(Event("cancelled", {"was_busy": was_busy}))
+
+    async def _subscribe(self, event: Event) -> None:
+        try:
+            self._connection.subscribe(event.data)
+        except SubscriptionError as error:
+            self._send(Error(error.text, error.code).event())
+
+    async def _status(self, event: Event) -> None:
+        self._send(Event("status", self._connection.status()))
 
     async def _synthesize(self, event: Event) -> None:
         self._send(Error("this daemon has no voice engine", "no-voice-engine").event())
 
-    def _start(self, pcm_format: PcmFormat) -> Recognition:
+    def _new_request(self) -> _Request:
+        return _Request(TranscriptStream(self._send))
+
+    def _start(self, pcm_format: PcmFormat, stream: TranscriptStream) -> Recognition:
         try:
-            return self._recognizer.start(self._client, pcm_format)
+            return self._recognizer.start(self._client, pcm_format, stream.append)
         except AudioError as exc:
             raise RecognitionError("bad-format", str(exc)) from exc
 
     async def _send_info(self) -> None:
         self._send(describe_program(await self._recognizer.info()))
 
-    async def _send_transcript(self) -> None:
+    async def _send_transcript(self, stream: TranscriptStream) -> None:
         try:
             text = await self._replying.finish() if self._replying is not None else ""
+            self._replying = None  # and with it its voice detector, which is not small
+            info = await self._recognizer.info()
+            reply = Transcript(text).event()
+            reply.data["language"] = info.languages[0]  # older `wyoming` has no such argument
+            stream.complete(text)
+            self._send(reply)
         except RecognitionError as error:
             self._send(Error(error.text, error.code).event())
-            return
         finally:
-            self._replying = None  # and with it its voice detector, which is not small
-        info = await self._recognizer.info()
-        reply = Transcript(text).event()
-        reply.data["language"] = info.languages[0]  # older `wyoming` has no such argument
-        self._send(reply)
+            self._replying = None
+            stream.close()
 
     async def _wait_for_reply(self) -> None:
         """One request at a time: the reply to the previous one goes first."""
@@ -245,6 +306,7 @@ class ControlSession:
             logger.info("%s left a recording unfinished", self._client)
             self._request.recognition.cancel()
             self._request.recognition = None
+            self._request.stream.close()
 
 
 _HANDLERS: dict[str, Callable[[ControlSession, Event], Awaitable[None]]] = {
@@ -254,6 +316,9 @@ _HANDLERS: dict[str, Callable[[ControlSession, Event], Awaitable[None]]] = {
     "audio-start": ControlSession._audio_start,
     "audio-chunk": ControlSession._audio_chunk,
     "audio-stop": ControlSession._audio_stop,
+    "cancel": ControlSession._cancel,
+    "subscribe": ControlSession._subscribe,
+    "status": ControlSession._status,
     "synthesize": ControlSession._synthesize,
 }
 
@@ -262,6 +327,7 @@ _HANDLERS: dict[str, Callable[[ControlSession, Event], Awaitable[None]]] = {
 class _Request:
     """What is known of the recording that a client is sending."""
 
+    stream: TranscriptStream
     is_started: bool = False  # by audio-start
     has_chunks: bool = False  # also such as were refused
     is_refused: bool = False
@@ -292,7 +358,7 @@ def describe_program(info: RecognizerInfo) -> Event:
     )
     event = Info(asr=[program]).event()
     # Fields that only newer versions of `wyoming` know; older readers skip them.
-    event.data["asr"][0]["supports_transcript_streaming"] = False
+    event.data["asr"][0]["supports_transcript_streaming"] = True
     return event
 
 

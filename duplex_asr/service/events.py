@@ -1,7 +1,8 @@
 """What happened in the room, as one JSON line each: the bytes of events.sock.
 
     VoiceStarted Partial VoiceStopped NoSpeech Transcript UtteranceRejected Level Error State
-        -> {"type": "voice-started", "seq": 7, ...}\\n
+    Subscribed Missed Dropped  (to one reader)
+        <-> {"type": "voice-started", "seq": 7, ...}\\n
 
 The wire type is the class name in kebab-case. Times of day do not occur: `start_ms`, `end_ms` (all
 of the utterance's sound) and `speech_start_ms`, `speech_end_ms` (first to last voiced sample) count
@@ -13,11 +14,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from duplex_asr.asr import transcript as transcript_module
-from duplex_asr.audio.frames import SAMPLES_PER_MS
+if TYPE_CHECKING:  # programs that only read events need not load numpy for it
+    from duplex_asr.asr import transcript as transcript_module
 
 PROTOCOL_VERSION = 1
 MAX_LINE_BYTES = 256 * 1024  # a transcript of 30 s is below 10 KiB; a reader may rely on this
@@ -30,6 +32,10 @@ stopping: the end is near."""
 Speculation = Literal["hit", "miss", "off"]
 """hit: transcribing had begun before the end of the utterance was decided, and was not in vain;
 miss: it had to begin at the end; off: nothing was to be tried before."""
+
+MissedReason = Literal["expired", "other-run", "unknown-id"]
+"""expired: held no longer; other-run: the daemon was started anew since; unknown-id: no utterance
+of that name has ended in the last half minute."""
 
 
 @dataclass(frozen=True)
@@ -151,14 +157,52 @@ class Error:
 
 @dataclass(frozen=True)
 class State:
-    """What the daemon is doing; also the first line that every new reader gets."""
+    """What the daemon is doing; also the first line that every new reader gets.
+
+    run: random name of this run of the daemon, in which `seq` counts; the publisher fills it in.
+    """
 
     state: ServiceState
     source: str
     engine: str
     version: str
     protocol: int = PROTOCOL_VERSION
+    run: str | None = None
     reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Subscribed:
+    """Answer to a subscription, after the events that the reader had missed and asked for.
+
+    events: the types that come from now on. num_replayed: events that were sent once more.
+    """
+
+    run: str
+    events: tuple[str, ...]
+    num_replayed: int
+
+
+@dataclass(frozen=True)
+class Missed:
+    """Some events that a returning reader asked for are not held any more.
+
+    first_seq, last_seq: their numbers, where these are known; partials and levels have none.
+    """
+
+    reason: MissedReason
+    run: str
+    first_seq: int | None = None
+    last_seq: int | None = None
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """How many partials and levels were left out for this reader since the last time, because it
+    read too slowly. Nothing else is ever left out."""
+
+    partials: int
+    levels: int
 
 
 Event = (
@@ -171,7 +215,18 @@ Event = (
     | Level
     | Error
     | State
+    | Subscribed
+    | Missed
+    | Dropped
 )
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """An event that this version does not know, as it stands on the line."""
+
+    type: str
+    record: dict[str, Any]
 
 
 def wire_type(event_class: type[Event]) -> str:
@@ -194,8 +249,8 @@ def from_transcript(
         "id": utterance.id,
         "start_ms": utterance.start_ms,
         "end_ms": utterance.end_ms,
-        "speech_start_ms": utterance.speech_start // SAMPLES_PER_MS,
-        "speech_end_ms": utterance.speech_end // SAMPLES_PER_MS,
+        "speech_start_ms": utterance.speech_start_ms,
+        "speech_end_ms": utterance.speech_end_ms,
         "end_reason": utterance.end_reason,
         "text": transcript.text,
         "language": language,
@@ -224,6 +279,30 @@ def encode(event: Event, seq: int) -> bytes:
             record[key] = _finite(value)
     line = json.dumps(record, ensure_ascii=False, allow_nan=False)
     return line.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def from_record(record: Mapping[str, Any]) -> Event | Unknown:
+    """The event of a line that was parsed as JSON, the reverse of `encode` but for `seq`.
+
+    Keys that this version does not know are left out. An event of an unknown type, or one that
+    lacks a key, comes back as Unknown.
+    """
+    kind = str(record.get("type"))
+    event_class = _CLASSES.get(kind)
+    if event_class is None:
+        return Unknown(kind, dict(record))
+    known = {each.name for each in fields(event_class)}
+    values = {key: value for key, value in record.items() if key in known}
+    for key in ("tokens", "events"):
+        if isinstance(values.get(key), list):
+            values[key] = tuple(values[key])
+    try:
+        return event_class(**values)
+    except TypeError:
+        return Unknown(kind, dict(record))
+
+
+_CLASSES: dict[str, type[Event]] = {wire_type(each): each for each in get_args(Event)}
 
 
 def _finite(value: Any) -> Any:

@@ -19,18 +19,24 @@ logger = logging.getLogger(__name__)
 
 EVENTS_SOCKET = "events.sock"
 CONTROL_SOCKET = "control.sock"
+METRICS_SOCKET = "metrics.sock"
 PID_FILE = "duplex-asr.pid"
 MAX_SOCKET_PATH_BYTES = 107  # sockaddr_un.sun_path holds 108 with its final zero byte
 RUNTIME_DIR_MODE = 0o750
+PASSABLE_DIR_MODE = 0o711  # everybody may try the sockets, whose own modes decide; nobody may list
 
 
 @dataclass(frozen=True)
 class ServiceConfig:
     """Where the sockets are and how much one client may cost.
 
-    runtime_dir: folder of both sockets; "" takes the first of $RUNTIME_DIRECTORY (systemd),
+    runtime_dir: folder of all sockets; "" takes the first of $RUNTIME_DIRECTORY (systemd),
         $XDG_RUNTIME_DIR/duplex-asr and /tmp/duplex-asr-UID.
     socket_mode: permission bits of the sockets; connecting needs the write bit.
+    events_group, control_group: owning group of each socket; "": the daemon's own.
+    events_tcp, control_tcp, metrics_tcp: the same service at ADDRESS:PORT; "": not on TCP.
+    allow_remote: such an address may be one that other machines reach.
+    metrics_socket: whether there is a metrics.sock.
     max_listeners: readers of events.sock at a time.
     max_clients: connections of control.sock at a time.
     max_pending_kb: what may wait for a client that does not read before it is dropped.
@@ -40,7 +46,14 @@ class ServiceConfig:
 
     runtime_dir: str = ""
     socket_mode: int = setting(0o660, minimum=0o600, maximum=0o666, is_octal=True)
-    max_listeners: int = setting(32, minimum=1, maximum=1024)
+    events_group: str = ""
+    control_group: str = ""
+    events_tcp: str = ""
+    control_tcp: str = ""
+    metrics_tcp: str = ""
+    allow_remote: bool = False
+    metrics_socket: bool = True
+    max_listeners: int = setting(128, minimum=1, maximum=1024)
     max_clients: int = setting(32, minimum=1, maximum=1024)
     max_pending_kb: int = setting(256, minimum=16, maximum=65_536)
     max_request_ms: int = setting(600_000, minimum=1_000, maximum=3_600_000)
@@ -63,12 +76,14 @@ class RuntimeDir:
 
     Entering raises ServiceError if the folder cannot be used or another daemon holds it; leaving
     removes what was made here: sockets, the pid file, and the folder if it was made and is empty.
+
+    was_created: the folder did not exist before.
     """
 
     def __init__(self, path: Path, socket_mode: int = 0o660) -> None:
         self.path = path
         self._socket_mode = socket_mode
-        self._was_created = False
+        self.was_created = False
         self._pid_fd = -1
         self._bound: dict[Path, tuple[int, int]] = {}  # path -> device and inode
 
@@ -80,8 +95,12 @@ class RuntimeDir:
     def control_path(self) -> Path:
         return self.path / CONTROL_SOCKET
 
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / METRICS_SOCKET
+
     def __enter__(self) -> RuntimeDir:
-        for path in (self.events_path, self.control_path):
+        for path in (self.events_path, self.control_path, self.metrics_path):
             check_socket_path(path)
         self._make_dir()
         try:
@@ -107,8 +126,13 @@ class RuntimeDir:
         self._pid_fd = -1
         self._remove_dir()
 
-    def bind(self, path: Path) -> socket.socket:
-        """A bound Unix socket that does not listen yet; raises ServiceError if the path is taken.
+    def make_passable(self) -> None:
+        """Let everybody through to the sockets, whose own modes and groups decide from there."""
+        self.path.chmod(PASSABLE_DIR_MODE)
+
+    def bind(self, path: Path, gid: int | None = None) -> socket.socket:
+        """A bound Unix socket that does not listen yet; raises ServiceError if the path is taken
+        or cannot be given to the group `gid`.
 
         The mode is set on the socket before `bind` makes the file and on the file before anybody
         calls `listen`, so at no time can others connect, whatever the umask.
@@ -118,7 +142,12 @@ class RuntimeDir:
         try:
             os.fchmod(bound.fileno(), self._socket_mode)
             bound.bind(str(path))
+            if gid is not None:
+                _give_to_group(path, gid)
             os.chmod(path, self._socket_mode)
+        except ServiceError:
+            bound.close()
+            raise
         except OSError as exc:
             bound.close()
             raise ServiceError(f"cannot make the socket {path}: {exc.strerror}") from exc
@@ -138,7 +167,7 @@ class RuntimeDir:
                 "make it or choose another with --runtime-dir"
             ) from exc
         else:
-            self._was_created = True
+            self.was_created = True
             self.path.chmod(RUNTIME_DIR_MODE)
 
     def _check_owner(self) -> None:
@@ -152,7 +181,7 @@ class RuntimeDir:
             )
 
     def _remove_dir(self) -> None:
-        if not self._was_created:
+        if not self.was_created:
             return
         try:
             self.path.rmdir()
@@ -169,6 +198,16 @@ def check_socket_path(path: Path) -> None:
             f"the socket path {path} has {length} bytes and {MAX_SOCKET_PATH_BYTES} are possible: "
             "choose a shorter --runtime-dir"
         )
+
+
+def _give_to_group(path: Path, gid: int) -> None:
+    try:
+        os.chown(path, -1, gid)
+    except PermissionError as exc:
+        path.unlink()
+        raise ServiceError(
+            f"not permitted to give {path} to group {gid}: make the daemon's user a member of it"
+        ) from exc
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

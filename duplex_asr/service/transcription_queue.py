@@ -44,6 +44,11 @@ class TranscriptionQueue:
         self._is_closed = False
         self._changed = threading.Condition()
 
+    @property
+    def num_waiting(self) -> int:
+        with self._changed:
+            return len(self._source_jobs) + len(self._client_jobs)
+
     def put_from_source(self, job: TranscriptionJob, wait: bool) -> bool:
         """Queue a job of the source; False if there is no room (without `wait`) or it is closed."""
         with self._changed:

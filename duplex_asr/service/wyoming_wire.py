@@ -122,6 +122,13 @@ def encode_event(event: Event) -> bytes:
     return json.dumps(header, ensure_ascii=False).encode("utf-8") + b"\n" + data + payload
 
 
+def encode_published(line: bytes) -> bytes:
+    """An event as events.sock has it, as a message of type `event` whose data it is."""
+    data = line.rstrip(b"\n")
+    header = {"type": "event", "version": WYOMING_VERSION, "data_length": len(data)}
+    return json.dumps(header).encode() + b"\n" + data
+
+
 def _parse_header(line: bytes) -> _Header:
     header = _parse_object(line, "bad-header")
     event_type = header.get("type")

@@ -54,6 +54,9 @@ ALL: list[events.Event] = [
     events.Error("input-overflow", "sound was lost"),
     events.State("listening", "microphone", "base.en", "0.1.0"),
     events.State("idle", "microphone", "base.en", "0.1.0", reason="the source has ended"),
+    events.Subscribed("9f31c0de", ("partial", "transcript"), 3),
+    events.Missed("expired", "9f31c0de", 12, 40),
+    events.Dropped(7, 200),
 ]
 
 
@@ -64,8 +67,8 @@ def read_back(line: bytes | str) -> tuple[events.Event, int]:
     event_class = {events.wire_type(each): each for each in get_args(events.Event)}[
         record.pop("type")
     ]
-    if "tokens" in record:
-        record["tokens"] = tuple(record["tokens"])
+    for key in {"tokens", "events"} & record.keys():
+        record[key] = tuple(record[key])
     return event_class(**record), seq
 
 

@@ -62,7 +62,7 @@ def test_a_long_silence_is_shown_dimly() -> None:
 
 def test_what_goes_on_is_shown_in_a_last_line_that_is_overwritten() -> None:
     out = io.StringIO()
-    assert show_live([*LINES[:3], STOPPING], out) == "stopping"
+    assert show_live([*LINES[:4], STOPPING], out) == "stopping"
     shown = plain(out.getvalue())
     assert "speaking ...transcribing ..." in shown
     lines = out.getvalue().split("\n")
@@ -109,8 +109,8 @@ def test_listen_in_a_pipe_prints_lines_until_the_daemon_stops(server: Path) -> N
         process = listen_process(server, stdout=subprocess.PIPE)
         with process, one_shot.accept() as connection:
             assert process.stdout is not None
-            connection.sendall(LINES[2])
-            assert process.stdout.readline() == LINES[2]  # flushed line by line
+            connection.sendall(LINES[3])
+            assert process.stdout.readline() == LINES[3]  # flushed line by line
             connection.sendall(STOPPING)
             connection.close()
             assert process.stdout.read() == STOPPING
@@ -132,7 +132,7 @@ def test_listen_on_a_terminal_is_the_pretty_view_and_ends_with_control_c(server:
         process = listen_process(server, stdout=terminal, stderr=subprocess.PIPE)
         os.close(terminal)
         with process, one_shot.accept() as connection:
-            connection.sendall(LINES[2])
+            connection.sendall(LINES[3])
             shown = b""
             while b"612 ms" not in shown:
                 shown += os.read(main, 4096)
@@ -152,7 +152,7 @@ def test_listen_ends_quietly_when_the_program_behind_the_pipe_has_read_enough(
         with process, one_shot.accept() as connection:
             assert process.stdout is not None
             process.stdout.close()
-            connection.sendall(LINES[2])
+            connection.sendall(LINES[3])
             assert process.stderr is not None
             assert process.stderr.read() == b""
     assert process.returncode == 0

@@ -103,7 +103,7 @@ def test_the_info_is_complete_for_the_wyoming_package() -> None:
     (model,) = program.models
     assert (program.name, program.installed, program.version) == ("duplex-asr", True, "0.1.0")
     assert (model.name, model.languages, model.installed) == ("base.en", ["en"], True)
-    assert sent.data["asr"][0]["supports_transcript_streaming"] is False
+    assert sent.data["asr"][0]["supports_transcript_streaming"] is True
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,75 @@
+"""The answer to `status` in, Prometheus text out; docs/protocol.md lists the names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+STATES = ("starting", "listening", "lost", "idle", "stopping")
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+Sample = tuple[str, dict[str, str], float | int | None]  # suffix of the name, labels, value
+
+
+def prometheus_text(status: dict[str, Any]) -> str:
+    """All figures, in the text format that Prometheus and its relatives read."""
+    lines: list[str] = []
+    for name, kind, meaning, samples in _families(status):
+        lines += [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"]
+        for suffix, labels, value in samples:
+            if value is not None:
+                lines.append(f"{name}{suffix}{_labels(labels)} {value}")
+    return "\n".join(lines) + "\n"
+
+
+def _families(status: dict[str, Any]) -> Iterator[tuple[str, str, str, list[Sample]]]:
+    engine = {key: str(status["engine"].get(key, "")) for key in ("name", "backend")}
+    info = {"version": status["version"], "run": status["run"], **engine}
+    yield "duplex_asr_info", "gauge", "What runs; always 1.", [("", info, 1)]
+    uptime: list[Sample] = [("", {}, status["uptime_ms"])]
+    yield "duplex_asr_uptime_ms", "gauge", "Time since the start.", uptime
+    states: list[Sample] = [("", {"state": s}, int(s == status["state"])) for s in STATES]
+    yield "duplex_asr_state", "gauge", "1 for the state that the daemon is in.", states
+    for name, meaning, section, label in (
+        ("events_total", "Events published, by type.", "events", "type"),
+        ("errors_total", "Errors published, by code.", "errors", "code"),
+        ("drops_total", "What was lost, turned away or closed, by what.", "drops", "what"),
+        ("speculation_total", "Early work, by what became of it.", "speculation", "outcome"),
+    ):
+        counted: list[Sample] = [
+            ("", {label: key}, value)
+            for key, value in status[section].items()
+            if not key.endswith("_ms")
+        ]
+        yield f"duplex_asr_{name}", "counter", meaning, counted
+    wasted: list[Sample] = [("", {}, status["speculation"].get("wasted_ms"))]
+    yield (
+        "duplex_asr_speculation_wasted_ms_total", "counter",
+        "Time of the engine that early work took in vain.", wasted,
+    )  # fmt: skip
+    waiting: list[Sample] = [("", {"queue": k}, v) for k, v in status["queues"].items()]
+    yield "duplex_asr_waiting", "gauge", "What waits, by queue.", waiting
+    clients: list[Sample] = [
+        ("", {"socket": name}, sum(each["socket"] == name for each in status["clients"]))
+        for name in ("events", "control")
+    ]
+    yield "duplex_asr_clients", "gauge", "Open connections, by socket.", clients
+    for name, timing in status["timings"].items():
+        samples: list[Sample] = [
+            ("", {"quantile": str(int(key[1:]) / 100)}, value)
+            for key, value in timing.items()
+            if key.startswith("p")
+        ]
+        samples += [("_sum", {}, timing["sum"]), ("_count", {}, timing["count"])]
+        meaning = f"timings.{name} of transcripts; quantiles of the last 1000."
+        yield f"duplex_asr_{name}", "summary", meaning, samples
+
+
+def _labels(labels: dict[str, str]) -> str:
+    if not labels:
+        return ""
+    return "{" + ",".join(f'{key}="{_escape(value)}"' for key, value in labels.items()) + "}"
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
