@@ -71,8 +71,9 @@ parse_options() {
     done
     local arch
     for arch in "${ARCHITECTURES[@]}"; do
-        [[ $arch =~ ^sm_[0-9]{2,3}$ ]] && ((${arch#sm_} >= 80)) ||
+        if ! [[ $arch =~ ^sm_[0-9]{2,3}$ ]] || ((${arch#sm_} < 80)); then
             fail "$EXIT_USAGE" "--arch $arch is not sm_80 or newer: write it like sm_87."
+        fi
     done
     if [[ $KIND == cuda && ${#ARCHITECTURES[@]} == 0 ]]; then
         fail "$EXIT_USAGE" "no --arch is given: sm_87 is Jetson Orin, sm_90 is H100."
@@ -128,7 +129,7 @@ publish() { # FILE...: they take their names only when all is well
 
 # The sources' own warnings are errors here; a newer compiler's may not stop a user.
 CXX_FLAGS=(-std=c++17 -O3 -Wall -Wextra -fPIC -fvisibility=hidden)
-LINK_FLAGS=(-shared -static-libstdc++ -static-libgcc -Wl,--exclude-libs,ALL)
+LINK_FLAGS=(-shared -static-libstdc++ -static-libgcc "-Wl,--exclude-libs=ALL")
 
 build_reference() {
     local library=libduplex_whisper_reference.so
@@ -138,7 +139,8 @@ build_reference() {
 }
 
 build_cuda() {
-    local library=libduplex_whisper.so arch flags=() sources=() outputs=("$library") started=$SECONDS
+    local arch flags=() sources=() library=libduplex_whisper.so started=$SECONDS
+    local outputs=("$library")
     for arch in "${ARCHITECTURES[@]}"; do
         flags+=(-gencode "arch=compute_${arch#sm_},code=$arch")
     done

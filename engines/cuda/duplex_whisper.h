@@ -68,7 +68,7 @@ typedef struct {
                              cross_attn.key and cross_attn.value, which belong to the encoder's
                              side and are always DW_FP16 */
     int32_t embedding_type; /* dw_type of decoder.token_embedding.weight: embedding and output
-                               projection, stored once */
+                               projection, stored once; as layer_type, or DW_INT8 with DW_INT4 */
     int32_t block_tokens;   /* positions in one block of the KV pool: 8, 16, 32 or 64 */
     int32_t pool_tokens;    /* positions in the whole pool, for all sequences together */
     int32_t max_audios;     /* encoded utterances held at once */

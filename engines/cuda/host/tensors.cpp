@@ -186,6 +186,11 @@ void check_options(const dw_dimensions &dims, const dw_options &options) {
             fail(status, "type %d of the decoder is none of DW_FP16, DW_INT8 and DW_INT4", type);
         }
     }
+    if (options.layer_type == DW_INT4 ? options.embedding_type == DW_FP16
+                                      : options.embedding_type != options.layer_type) {
+        fail(status, "embedding_type %d does not go with layer_type %d: both are the same, or int8 "
+                     "with int4", options.embedding_type, options.layer_type);
+    }
     const int block = options.block_tokens;
     if (block != 8 && block != 16 && block != 32 && block != 64) {
         fail(status, "block_tokens is %d: this engine takes 8, 16, 32 or 64", block);

@@ -1,0 +1,94 @@
+// The instructions that CUDA C++ has no words for, and reductions over a warp. All are sm_80.
+#pragma once
+
+#include <cstdint>
+#include <cuda_fp16.h>
+
+namespace dw {
+
+constexpr int kHead = 64; // channels of one attention head
+constexpr int kOrinBlockShared = 163 * 1024; // the most that a block can have on sm_87
+
+// ---- copies from global to shared memory that run beside the arithmetic --------------------------
+
+// 16 bytes; zeros instead if !is_inside.
+__device__ inline void copy_async(void *shared, const void *global, bool is_inside = true) {
+    const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global),
+                 "r"(is_inside ? 16 : 0)
+                 : "memory");
+}
+__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int kPending> __device__ inline void wait_copies() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+// ---- tensor cores ---------------------------------------------------------------------------------
+
+// Four 8 x 8 matrices of halves; lane i gives the address of row i % 8 of matrix i / 8.
+__device__ inline void load_matrices(uint32_t (&r)[4], const void *shared) {
+    const uint32_t from = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(from)
+                 : "memory");
+}
+__device__ inline void load_matrices_transposed(uint32_t (&r)[4], const void *shared) {
+    const uint32_t from = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(from)
+                 : "memory");
+}
+// c [16, 8] += a [16, 16] b [16, 8]; lane holds c rows lane / 4 (+ 8), columns lane % 4 * 2 (+ 1).
+__device__ inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
+                                    uint32_t b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+__device__ inline uint32_t pack_halves(float low, float high) {
+    const __half2 pair = __floats2half2_rn(low, high);
+    return *reinterpret_cast<const uint32_t *>(&pair);
+}
+
+// ---- loads ------------------------------------------------------------------------------------------
+
+// 16 bytes of weights, which no one writes while kernels run: not kept in L1.
+__device__ inline uint4 load_weights(const void *global) {
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(global));
+    return v;
+}
+
+__device__ inline float gelu(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678f)); }
+
+template <int kLanes = 32> __device__ inline float warp_sum(float value) {
+#pragma unroll
+    for (int distance = kLanes / 2; distance > 0; distance /= 2) {
+        value += __shfl_xor_sync(0xffffffff, value, distance);
+    }
+    return value;
+}
+__device__ inline float warp_max(float value) {
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2) {
+        value = fmaxf(value, __shfl_xor_sync(0xffffffff, value, distance));
+    }
+    return value;
+}
+
+__device__ inline void unpack_halves(float (&out)[8], const uint4 &v) {
+    const uint32_t words[] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const float2 pair = __half22float2(*reinterpret_cast<const __half2 *>(&words[i]));
+        out[2 * i] = pair.x;
+        out[2 * i + 1] = pair.y;
+    }
+}
+
+} // namespace dw

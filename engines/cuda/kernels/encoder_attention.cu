@@ -1,0 +1,163 @@
+// The encoder's self-attention without its matrix of scores: softmax as the keys come by.
+//
+// A block takes 64 queries of one head, a warp 16 of them. Tiles of 64 keys and values come through
+// two buffers in shared memory. Each thread keeps running maxima and sums of two query rows; when a
+// maximum rises, what was summed so far shrinks accordingly. Scores and sums are float32.
+//
+// Bytes: keys and values once a block from L2, 256 a key. Operations: 256 a pair of query and key.
+// Reference: plain::attend.
+#include "check.h"
+#include "launch.h"
+
+namespace dw {
+namespace {
+
+constexpr int kWarps = 4;
+constexpr int kQueries = kWarps * 16;
+constexpr int kKeys = 64;
+constexpr int kTile = kKeys * kHead; // halves
+
+__device__ inline int swizzled(int row, int piece) {
+    return row * kHead + ((piece ^ (row & 7)) << 3);
+}
+
+// Grid (query tiles, heads, batch).
+__global__ void __launch_bounds__(kWarps * 32)
+    encoder_attention_kernel(__half *out, const __half *qkv, int positions, int heads) {
+    __shared__ __align__(128) __half query_tile[kQueries * kHead];
+    __shared__ __align__(128) __half key_tiles[2][kTile];
+    __shared__ __align__(128) __half value_tiles[2][kTile];
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int width = heads * kHead, first_query = blockIdx.x * kQueries;
+    const int64_t stride = 3ll * width;
+    const __half *query = qkv + int64_t{blockIdx.z} * positions * stride + blockIdx.y * kHead;
+    out += int64_t{blockIdx.z} * positions * width + blockIdx.y * kHead;
+
+    auto fetch = [&](__half *tile, const __half *from, int row0) {
+#pragma unroll
+        for (int i = 0; i < kTile / 8 / (kWarps * 32); i++) {
+            const int piece = threadIdx.x + i * kWarps * 32, row = piece / 8;
+            const bool is_inside = row0 + row < positions;
+            copy_async(tile + swizzled(row, piece % 8),
+                       is_inside ? from + (row0 + row) * stride + piece % 8 * 8 : from, is_inside);
+        }
+    };
+    auto fetch_keys = [&](int step) {
+        fetch(key_tiles[step % 2], query + width, step * kKeys);
+        fetch(value_tiles[step % 2], query + 2 * width, step * kKeys);
+        commit_copies();
+    };
+    fetch(query_tile, query, first_query);
+    fetch_keys(0);
+
+    uint32_t q[kHead / 16][4];
+    float sums[kHead / 8][4] = {};
+    float largest[2] = {-1e30f, -1e30f}, totals[2] = {};
+    const float scale = 0.125f * 1.44269504f; // 1/8, and powers of 2 instead of e
+    const int num_steps = (positions + kKeys - 1) / kKeys;
+    for (int step = 0; step < num_steps; step++) {
+        wait_copies<0>();
+        __syncthreads();
+        if (step + 1 < num_steps) {
+            fetch_keys(step + 1);
+        }
+        if (step == 0) {
+#pragma unroll
+            for (int k = 0; k < kHead / 16; k++) {
+                load_matrices(q[k], query_tile + swizzled(warp * 16 + lane % 16, 2 * k + lane / 16));
+            }
+        }
+        float scores[kKeys / 8][4] = {};
+#pragma unroll
+        for (int k = 0; k < kHead / 16; k++) {
+#pragma unroll
+            for (int j = 0; j < kKeys / 16; j++) {
+                uint32_t keys[4];
+                const int row = j * 16 + lane / 16 * 8 + lane % 8;
+                load_matrices(keys, key_tiles[step % 2] + swizzled(row, 2 * k + lane / 8 % 2));
+                multiply_add(scores[2 * j], q[k], keys[0], keys[1]);
+                multiply_add(scores[2 * j + 1], q[k], keys[2], keys[3]);
+            }
+        }
+        const int seen = positions - step * kKeys; // keys of this tile that exist, if below kKeys
+        if (seen < kKeys) {
+#pragma unroll
+            for (int j = 0; j < kKeys / 8; j++) {
+#pragma unroll
+                for (int c = 0; c < 4; c++) {
+                    if (j * 8 + lane % 4 * 2 + c % 2 >= seen) {
+                        scores[j][c] = -1e30f;
+                    }
+                }
+            }
+        }
+#pragma unroll
+        for (int half = 0; half < 2; half++) { // rows lane / 4 and lane / 4 + 8
+            float high = largest[half];
+#pragma unroll
+            for (int j = 0; j < kKeys / 8; j++) {
+                high = fmaxf(high, fmaxf(scores[j][2 * half], scores[j][2 * half + 1]));
+            }
+            high = fmaxf(high, __shfl_xor_sync(0xffffffff, high, 1));
+            high = fmaxf(high, __shfl_xor_sync(0xffffffff, high, 2));
+            const float shrink = exp2f((largest[half] - high) * scale);
+            largest[half] = high;
+            totals[half] *= shrink;
+#pragma unroll
+            for (int j = 0; j < kHead / 8; j++) {
+                sums[j][2 * half] *= shrink;
+                sums[j][2 * half + 1] *= shrink;
+            }
+            const float shift = high * scale;
+#pragma unroll
+            for (int j = 0; j < kKeys / 8; j++) {
+#pragma unroll
+                for (int c = 2 * half; c < 2 * half + 2; c++) {
+                    scores[j][c] = exp2f(scores[j][c] * scale - shift);
+                    totals[half] += scores[j][c];
+                }
+            }
+        }
+#pragma unroll
+        for (int k = 0; k < kKeys / 16; k++) {
+            const uint32_t weights[4] = {pack_halves(scores[2 * k][0], scores[2 * k][1]),
+                                         pack_halves(scores[2 * k][2], scores[2 * k][3]),
+                                         pack_halves(scores[2 * k + 1][0], scores[2 * k + 1][1]),
+                                         pack_halves(scores[2 * k + 1][2], scores[2 * k + 1][3])};
+#pragma unroll
+            for (int j = 0; j < kHead / 16; j++) {
+                uint32_t values[4];
+                const int row = k * 16 + lane % 16;
+                load_matrices_transposed(values, value_tiles[step % 2] +
+                                                     swizzled(row, 2 * j + lane / 16));
+                multiply_add(sums[2 * j], weights, values[0], values[1]);
+                multiply_add(sums[2 * j + 1], weights, values[2], values[3]);
+            }
+        }
+    }
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        totals[half] += __shfl_xor_sync(0xffffffff, totals[half], 1);
+        totals[half] += __shfl_xor_sync(0xffffffff, totals[half], 2);
+        const int row = first_query + warp * 16 + lane / 4 + 8 * half;
+        if (row < positions) {
+            const float inverse = 1.0f / totals[half];
+#pragma unroll
+            for (int j = 0; j < kHead / 8; j++) {
+                *reinterpret_cast<__half2 *>(out + int64_t{row} * width + j * 8 + lane % 4 * 2) =
+                    __floats2half2_rn(sums[j][2 * half] * inverse, sums[j][2 * half + 1] * inverse);
+            }
+        }
+    }
+}
+
+} // namespace
+
+void encoder_attention(__half *out, const __half *qkv, int batch, int positions, int heads,
+                       cudaStream_t stream) {
+    const dim3 grid((positions + kQueries - 1) / kQueries, heads, batch);
+    encoder_attention_kernel<<<grid, kWarps * 32, 0, stream>>>(out, qkv, positions, heads);
+    DW_LAUNCHED("encoder_attention_kernel");
+}
+
+} // namespace dw

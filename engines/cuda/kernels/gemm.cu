@@ -1,0 +1,255 @@
+// Matrix product on the tensor cores: out [m, n] = a [m, k] times the transpose of weight [n, k].
+//
+// A block computes a tile [kM, kN] in steps of 64 columns of k. Tiles of a and weight come through
+// a ring of kStages buffers in shared memory; int8 and int4 weights are widened to halves on the
+// way. Rows of a tile are 128 bytes; their eight 16-byte pieces are permuted by the row number, so
+// that ldmatrix finds eight rows in different banks. Accumulation is float32.
+//
+// Bytes: (m k) (n / kN) + (n k) (m / kM) halves from L2, each operand once from memory.
+// Reference: plain::linear.
+#include "check.h"
+#include "launch.h"
+
+namespace dw {
+namespace {
+
+constexpr int kK = 64;
+
+__device__ inline int swizzled(int row, int piece) { return row * kK + ((piece ^ (row & 7)) << 3); }
+
+__device__ inline void write_pair(const Product &p, int batch, int row, int column, float first,
+                                  float second) {
+    const bool has_second = column + 1 < p.n;
+    if (p.weight.bias != nullptr) {
+        first += p.weight.bias[column];
+        second += has_second ? p.weight.bias[column + 1] : 0.0f;
+    }
+    const int64_t at = batch * p.out_batch_stride + row * p.out_stride + column;
+    switch (p.epilogue) {
+    case Epilogue::kHalfGelu:
+        first = gelu(first);
+        second = gelu(second);
+        [[fallthrough]];
+    case Epilogue::kHalf:
+        *reinterpret_cast<__half2 *>(static_cast<__half *>(p.out) + at) =
+            __floats2half2_rn(first, second);
+        break;
+    case Epilogue::kFloat: {
+        float *out = static_cast<float *>(p.out) + at; // n may be odd: no pairs
+        out[0] = first;
+        if (has_second) {
+            out[1] = second;
+        }
+        break;
+    }
+    case Epilogue::kAddFloat: {
+        float2 *out = reinterpret_cast<float2 *>(static_cast<float *>(p.out) + at);
+        const float2 old = *out;
+        *out = {old.x + first, old.y + second};
+        break;
+    }
+    case Epilogue::kGeluPosition: {
+        const float2 add =
+            *reinterpret_cast<const float2 *>(p.positions + int64_t{row} * p.n + column);
+        *reinterpret_cast<float2 *>(static_cast<float *>(p.out) + at) = {gelu(first) + add.x,
+                                                                         gelu(second) + add.y};
+        break;
+    }
+    case Epilogue::kCrossKv: {
+        const int64_t place = (int64_t{column / kHead} * p.m + row) * kHead + column % kHead;
+        *reinterpret_cast<__half2 *>(static_cast<__half *>(p.out) +
+                                     p.slots[batch] * p.out_batch_stride + place) =
+            __floats2half2_rn(first, second);
+        break;
+    }
+    case Epilogue::kPagedQkv: {
+        const int width = p.n / 3, part = column / width;
+        __half *to = static_cast<__half *>(p.out) + int64_t{row} * width;
+        if (part > 0) {
+            const int position = p.rows.positions[row];
+            const int block =
+                p.rows.tables[row * p.rows.table_width + position / p.kv.block_tokens];
+            to = (part == 1 ? p.kv.keys : p.kv.values) +
+                 (int64_t{block} * p.kv.block_tokens + position % p.kv.block_tokens) * width;
+        }
+        *reinterpret_cast<__half2 *>(to + column - part * width) = __floats2half2_rn(first, second);
+        break;
+    }
+    }
+}
+
+// One tile [kN, 64] of weights on its way into shared memory as halves.
+template <dw_type kType, int kN, int kThreads> struct WeightTile {
+    static constexpr int kColumns = Packed<kType>::kColumns;
+    static constexpr int kPieces = kN * kK / kColumns; // of 16 bytes
+    static constexpr int kPerThread = (kPieces + kThreads - 1) / kThreads;
+    uint4 held[kType == DW_FP16 ? 1 : kPerThread];
+    float scale[kType == DW_FP16 ? 1 : kPerThread];
+
+    __device__ void fetch(const Product &p, int n0, int k0, __half *shared) {
+#pragma unroll
+        for (int i = 0; i < kPerThread; i++) {
+            const int piece = threadIdx.x + i * kThreads;
+            const int row = piece / (kK / kColumns), column = piece % (kK / kColumns) * kColumns;
+            const bool is_inside =
+                piece < kPieces && n0 + row < p.n && k0 + column < p.k;
+            const int64_t at = is_inside ? int64_t{n0 + row} * p.k + k0 + column : 0;
+            if constexpr (kType == DW_FP16) {
+                copy_async(shared + swizzled(row, column / 8),
+                           static_cast<const __half *>(p.weight.data) + at, is_inside);
+            } else {
+                held[i] = load_weights(static_cast<const char *>(p.weight.data) +
+                                       (kType == DW_INT8 ? at : at / 2));
+                scale[i] = is_inside ? scale_at<kType>(p.weight, n0 + row, p.k, k0 + column) : 0.0f;
+            }
+        }
+    }
+
+    __device__ void store(__half *shared) {
+        if constexpr (kType != DW_FP16) {
+#pragma unroll
+            for (int i = 0; i < kPerThread; i++) {
+                const int piece = threadIdx.x + i * kThreads;
+                const int row = piece / (kK / kColumns);
+                const int column = piece % (kK / kColumns) * kColumns;
+                if (piece >= kPieces) {
+                    break;
+                }
+                float values[kColumns];
+                Packed<kType>::widen(values, held[i]);
+#pragma unroll
+                for (int c = 0; c < kColumns; c += 8) {
+                    uint4 halves;
+                    halves.x = pack_halves(values[c] * scale[i], values[c + 1] * scale[i]);
+                    halves.y = pack_halves(values[c + 2] * scale[i], values[c + 3] * scale[i]);
+                    halves.z = pack_halves(values[c + 4] * scale[i], values[c + 5] * scale[i]);
+                    halves.w = pack_halves(values[c + 6] * scale[i], values[c + 7] * scale[i]);
+                    *reinterpret_cast<uint4 *>(shared + swizzled(row, (column + c) / 8)) = halves;
+                }
+            }
+        }
+    }
+};
+
+// kM x kN: a block's tile; kWarpM x kWarpN: a warp's part of it.
+template <dw_type kType, int kM, int kN, int kWarpM, int kWarpN, int kStages>
+__global__ void __launch_bounds__(kM / kWarpM *kN / kWarpN * 32)
+    multiply_kernel(const __grid_constant__ Product p) {
+    constexpr int kThreads = kM / kWarpM * kN / kWarpN * 32;
+    extern __shared__ __align__(128) char dynamic_shared[];
+    __half *a_tiles = reinterpret_cast<__half *>(dynamic_shared);
+    __half *w_tiles = a_tiles + kStages * kM * kK;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int warp_m = warp / (kN / kWarpN) * kWarpM, warp_n = warp % (kN / kWarpN) * kWarpN;
+    const int n0 = blockIdx.x * kN, m0 = blockIdx.y * kM, batch = blockIdx.z;
+    const __half *a = p.a + batch * p.a_batch_stride;
+    const int num_steps = (p.k + kK - 1) / kK;
+    WeightTile<kType, kN, kThreads> weights;
+
+    auto fetch_a = [&](int step) {
+        __half *tile = a_tiles + step % kStages * kM * kK;
+#pragma unroll
+        for (int i = 0; i < kM * kK / 8 / kThreads; i++) {
+            const int piece = threadIdx.x + i * kThreads, row = piece / 8;
+            const int k = step * kK + piece % 8 * 8;
+            const bool is_inside = m0 + row < p.m && k < p.k;
+            copy_async(tile + swizzled(row, piece % 8),
+                       is_inside ? a + (m0 + row) * p.a_stride + k : p.a, is_inside);
+        }
+    };
+    auto w_tile = [&](int step) { return w_tiles + step % kStages * kN * kK; };
+
+#pragma unroll
+    for (int step = 0; step < kStages - 1; step++) {
+        if (step < num_steps) {
+            fetch_a(step);
+            weights.fetch(p, n0, step * kK, w_tile(step));
+            weights.store(w_tile(step));
+        }
+        commit_copies();
+    }
+    float sums[kWarpM / 16][kWarpN / 8][4] = {};
+    for (int step = 0; step < num_steps; step++) {
+        wait_copies<kStages - 2>();
+        __syncthreads();
+        const int next = step + kStages - 1;
+        if (next < num_steps) {
+            fetch_a(next);
+            weights.fetch(p, n0, next * kK, w_tile(next));
+        }
+        commit_copies();
+        const __half *a_tile = a_tiles + step % kStages * kM * kK;
+        const __half *tile = w_tile(step);
+#pragma unroll
+        for (int k = 0; k < kK / 16; k++) {
+            uint32_t left[kWarpM / 16][4], right[kWarpN / 16][4];
+#pragma unroll
+            for (int i = 0; i < kWarpM / 16; i++) {
+                load_matrices(left[i],
+                              a_tile + swizzled(warp_m + i * 16 + lane % 16, 2 * k + lane / 16));
+            }
+#pragma unroll
+            for (int j = 0; j < kWarpN / 16; j++) {
+                const int row = warp_n + j * 16 + lane / 16 * 8 + lane % 8;
+                load_matrices(right[j], tile + swizzled(row, 2 * k + lane / 8 % 2));
+            }
+#pragma unroll
+            for (int i = 0; i < kWarpM / 16; i++) {
+#pragma unroll
+                for (int j = 0; j < kWarpN / 8; j++) {
+                    multiply_add(sums[i][j], left[i], right[j / 2][j % 2 * 2],
+                                 right[j / 2][j % 2 * 2 + 1]);
+                }
+            }
+        }
+        if (next < num_steps) {
+            weights.store(w_tile(next));
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < kWarpM / 16; i++) {
+#pragma unroll
+        for (int j = 0; j < kWarpN / 8; j++) {
+            const int row = m0 + warp_m + i * 16 + lane / 4;
+            const int column = n0 + warp_n + j * 8 + lane % 4 * 2;
+            if (column < p.n && row < p.m) {
+                write_pair(p, batch, row, column, sums[i][j][0], sums[i][j][1]);
+            }
+            if (column < p.n && row + 8 < p.m) {
+                write_pair(p, batch, row + 8, column, sums[i][j][2], sums[i][j][3]);
+            }
+        }
+    }
+}
+
+template <dw_type kType, int kM, int kN, int kWarpM, int kWarpN, int kStages>
+void launch(const Product &p, cudaStream_t stream) {
+    constexpr int kShared = kStages * (kM + kN) * kK * 2;
+    static_assert(kShared <= kOrinBlockShared);
+    auto *kernel = multiply_kernel<kType, kM, kN, kWarpM, kWarpN, kStages>;
+    static const cudaError_t is_set =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
+    DW_CUDA(is_set);
+    const dim3 grid((p.n + kN - 1) / kN, (p.m + kM - 1) / kM, p.batch);
+    kernel<<<grid, kM / kWarpM * kN / kWarpN * 32, kShared, stream>>>(p);
+    DW_LAUNCHED("multiply_kernel");
+}
+
+} // namespace
+
+void multiply(const Product &p, dw_type type, cudaStream_t stream) {
+    // Large tiles read less and need many of them to fill a GPU; few rows want many narrow tiles.
+    if (type == DW_INT8) {
+        launch<DW_INT8, 64, 32, 32, 16, 4>(p, stream);
+    } else if (type == DW_INT4) {
+        launch<DW_INT4, 64, 32, 32, 16, 4>(p, stream);
+    } else if (p.m <= 64) {
+        launch<DW_FP16, 64, 32, 32, 16, 4>(p, stream);
+    } else if (int64_t{(p.m + 127) / 128} * ((p.n + 127) / 128) * p.batch >= 132) {
+        launch<DW_FP16, 128, 128, 64, 32, 3>(p, stream);
+    } else {
+        launch<DW_FP16, 64, 64, 32, 32, 4>(p, stream);
+    }
+}
+
+} // namespace dw
