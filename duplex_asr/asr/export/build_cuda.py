@@ -62,7 +62,7 @@ def build_cuda_engine(
     def write_files(checkpoint: Checkpoint, folder: Path) -> WrittenFiles:
         _check_dimensions(checkpoint.path, checkpoint.dimensions)
         report(f"converting the weights to {precision}")
-        stored, as_stored, weights_error = _convert(checkpoint, precision)
+        stored, as_stored, weights_error = convert(checkpoint, precision)
         write_tensors(folder / WEIGHTS_NAME, stored)
         stored.clear()  # before the reference takes its memory
         report("computing the self-test's answer with the fp32 graphs")
@@ -111,7 +111,7 @@ def _check_dimensions(path: Path, dimensions: ModelDimensions) -> None:
             )
 
 
-def _convert(
+def convert(
     checkpoint: Checkpoint, precision: str
 ) -> tuple[dict[str, npt.NDArray[Any]], Checkpoint, float]:
     """Tensors for the file, the same as a checkpoint of what they stand for, and the error.
