@@ -100,7 +100,13 @@ class Daemon:
         self._is_stopping = threading.Event()
         self._queue = TranscriptionQueue(MAX_QUEUED_UTTERANCES)
         self._recognition = SourceRecognition(
-            source, new_endpointer, self._queue, self._publish, self._is_stopping.is_set
+            source,
+            new_endpointer,
+            self._queue,
+            self._publish,
+            self._publish_state,
+            self._wants_levels,
+            self._is_stopping.is_set,
         )
         self._loop: asyncio.AbstractEventLoop
         state = events.State("starting", source.name, "", __version__)
@@ -281,6 +287,9 @@ class Daemon:
             model = self._speech_info.result().model
         event = events.State(state, self._source.name, model, __version__, reason=reason)
         self._publish(event)
+
+    def _wants_levels(self) -> bool:
+        return False  # until readers can subscribe to them
 
     def _end_run(self, failure: BaseException | None) -> None:
         """Make `run` return, or raise this, in the event loop's thread."""

@@ -42,7 +42,9 @@ def serve(config: Config, options: ServeOptions, signals: StopSignals) -> int:
     with RuntimeDir(folder, config.service.socket_mode) as runtime_dir:
         audio = config.audio
         daemon = Daemon(  # which closes the source in its end
-            source=open_source(audio.source, audio.realtime, audio.capture_queue_ms),
+            source=open_source(
+                audio.source, audio.realtime, audio.capture_queue_ms, audio.silent_after_ms
+            ),
             new_endpointer=lambda new_id: new_endpointer(config, new_id),
             load_speech=lambda: load_speech(config, engine_folder),
             runtime_dir=runtime_dir,

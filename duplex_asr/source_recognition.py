@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 from duplex_asr.asr.transcript import Transcript
 from duplex_asr.audio.frames import SAMPLES_PER_MS
+from duplex_asr.audio.level import LevelMeter, SoundLevel
+from duplex_asr.audio.source_notices import SourceNotice
 from duplex_asr.audio.sources import Source
 from duplex_asr.hearing.endpointer import Endpointer, HearingEvent, NewId, NoSpeech, VoiceStarted
 from duplex_asr.hearing.utterance import Utterance
@@ -21,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class SourceRecognition:
-    """The source of one run. `publish` may be called from any thread.
+    """The source of one run. `publish` and `wants_levels` may be called from any thread.
 
     language: of the transcripts, known as soon as the engine is loaded.
     """
@@ -32,6 +34,8 @@ class SourceRecognition:
         new_endpointer: Callable[[NewId], Endpointer],
         queue: TranscriptionQueue,
         publish: Callable[[events.Event], None],
+        publish_state: Callable[[events.ServiceState, str], None],
+        wants_levels: Callable[[], bool],
         is_stopping: Callable[[], bool],
     ) -> None:
         self.language = ""
@@ -39,6 +43,8 @@ class SourceRecognition:
         self._new_endpointer = new_endpointer
         self._queue = queue
         self._publish = publish
+        self._publish_state = publish_state
+        self._wants_levels = wants_levels
         self._is_stopping = is_stopping
         self._num_seen_overflows = 0
 
@@ -46,13 +52,36 @@ class SourceRecognition:
         """Hear the source to its end; raises AudioError if it breaks off."""
         numbers = itertools.count(1)
         endpointer = self._new_endpointer(lambda: f"u{next(numbers)}")
+        meter = LevelMeter()
         end = 0
         try:
             for frame in self._source.frames():
+                if isinstance(frame, SourceNotice):
+                    if frame.kind == "lost":  # what was said until then is not kept waiting
+                        self._hear(endpointer.stop(), end)
+                    self._publish_notice(frame)
+                    continue
                 end = frame.end
                 self._hear(endpointer.push(frame), end)
+                if self._wants_levels() and (level := meter.push(frame)):
+                    self._publish_level(level, endpointer.speech_probability)
         finally:  # also what was said before a recording or a device broke off, or the daemon stops
             self._hear(endpointer.stop(), end)
+
+    def _publish_notice(self, notice: SourceNotice) -> None:
+        if notice.kind in ("lost", "listening"):
+            self._publish_state(notice.kind, notice.text)
+        else:
+            logger.warning("%s", notice.text)
+            self._publish(events.Error(notice.kind, notice.text, source=self._source.name))
+
+    def _publish_level(self, level: SoundLevel, speech_probability: float) -> None:
+        position_ms = level.position // SAMPLES_PER_MS
+        self._publish(
+            events.Level(
+                self._source.name, position_ms, level.rms_dbfs, level.peak_dbfs, speech_probability
+            )
+        )
 
     def _hear(self, heard: list[HearingEvent], position: int) -> None:
         source = self._source.name

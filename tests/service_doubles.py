@@ -20,6 +20,7 @@ from wyoming.event import Event, async_read_event
 from duplex_asr.asr.engine import ShouldStop
 from duplex_asr.asr.transcript import Transcript
 from duplex_asr.audio.frames import Frame, FrameCutter, Samples
+from duplex_asr.audio.source_notices import SourceNotice
 from duplex_asr.daemon import Daemon, LoadedSpeech, ServeOptions
 from duplex_asr.hearing.endpointer import Endpointer, EndpointerConfig, NewId
 from duplex_asr.hearing.utterance import Utterance
@@ -116,7 +117,7 @@ class ScriptedSource:
     def __init__(self, is_live: bool = True) -> None:
         self.is_live = is_live
         self.num_overflows = 0
-        self._sound: queue.Queue[Samples | Exception | None] = queue.Queue()
+        self._sound: queue.Queue[Samples | SourceNotice | int | Exception | None] = queue.Queue()
 
     def say(self, *numbers: int) -> None:
         for number in numbers:
@@ -137,16 +138,28 @@ class ScriptedSource:
         """Wait until all sound so far went through the daemon's endpointer."""
         self._sound.join()
 
+    def tell(self, notice: SourceNotice) -> None:
+        self._sound.put(notice)
+
+    def skip(self, num_samples: int) -> None:
+        """Let time pass without any sound, as while a microphone is lost."""
+        self._sound.put(num_samples)
+
     def end(self, error: Exception | None = None) -> None:
         self._sound.put(error)
 
     def close(self) -> None:
         self._sound.put(None)
 
-    def frames(self) -> Iterator[Frame]:
+    def frames(self) -> Iterator[Frame | SourceNotice]:
         cutter = FrameCutter()
-        while isinstance(sound := self._sound.get(), np.ndarray):
-            yield from cutter.push(sound)
+        while not isinstance(sound := self._sound.get(), Exception | None):
+            if isinstance(sound, SourceNotice):
+                yield sound
+            elif isinstance(sound, int):
+                cutter = FrameCutter(cutter.position + sound)
+            else:
+                yield from cutter.push(sound)
             self._sound.task_done()
         if sound is not None:
             raise sound

@@ -4,26 +4,46 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import time
+from contextlib import ExitStack
 from pathlib import Path
 from subprocess import TimeoutExpired
+from typing import Any
 
 import pytest
+import soundfile
 
 from duplex_asr.service.client import EventReader
 from tests.daemon_process import DEMO, read_until, running_daemon, texts_of
-from tests.soundcard import SoundCard
+from tests.soundcard import SoundCard, missing_programs, open_sound_card
 
 pytestmark = [pytest.mark.soundcard, pytest.mark.timeout(180)]
 SPOKEN = json.loads((DEMO / "demo.json").read_text())
 EXPECTED = [each["text"] for each in SPOKEN if each["text"]]
 MAX_IDLE_SHARE = 0.03  # of one core
 IDLE_LISTEN_S = 8
+NUM_OUTAGES = 3
+HEARD_AGAIN_WITHIN_S = 8  # of which the new server takes 2 before it hands out the first sound
 
 
 def processor_seconds(pid: int) -> float:
-    """User and system time of a process so far."""
-    numbers = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(numbers[11]) + int(numbers[12])) / os.sysconf("SC_CLK_TCK")
+    """User and system time so far of a process and of the one that records for it."""
+    (recorder,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    ticks = 0
+    for each in (pid, recorder):
+        numbers = Path(f"/proc/{each}/stat").read_text().rsplit(")", 1)[1].split()
+        ticks += int(numbers[11]) + int(numbers[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def begin_to_speak(card: SoundCard, folder: Path) -> subprocess.Popen[bytes]:
+    """Let somebody begin "three one four one five" at once."""
+    recording = folder / "pi.wav"
+    samples, rate = soundfile.read(DEMO / "demo.flac", dtype="float32")
+    spoken = samples[(SPOKEN[1]["start_ms"] - 300) * rate // 1000 :]
+    soundfile.write(recording, spoken[: 4 * rate], rate)
+    return card.start_playing(recording)
 
 
 def test_people_in_the_room_are_transcribed_and_silence_costs_nothing(
@@ -48,3 +68,45 @@ def test_people_in_the_room_are_transcribed_and_silence_costs_nothing(
         print(f"idle with the microphone open: {100 * share:.2f} % of one core")
         assert share < MAX_IDLE_SHARE
     assert not (run / "events.sock").exists()
+
+
+def test_the_sound_server_dies_again_and_again_while_somebody_speaks(tmp_path: Path) -> None:
+    if reason := missing_programs():
+        pytest.skip(reason)
+    run = tmp_path / "run"
+    published = []
+    with ExitStack() as servers:
+        card = servers.enter_context(open_sound_card(tmp_path))
+        with running_daemon(run, "--source", "microphone", env=card.env) as daemon:
+            with EventReader(run / "events.sock") as reader:
+                read_until(reader, "state:listening")
+                for _ in range(NUM_OUTAGES):
+                    with begin_to_speak(card, tmp_path):
+                        started = read_until(reader, "voice-started")[-1]
+                        card.unplug()
+                    heard = read_until(reader, "state:lost")
+                    heard += read_until_text(reader, started["id"])
+                    published.append(heard[-1]["id"])
+                    stopped = next(each for each in heard if each["type"] == "voice-stopped")
+                    assert stopped["end_reason"] == "stop"
+                    servers.close()
+                    before = time.monotonic()
+                    card = servers.enter_context(open_sound_card(tmp_path))
+                    read_until(reader, "state:listening")
+                    assert time.monotonic() - before < HEARD_AGAIN_WITHIN_S
+                with begin_to_speak(card, tmp_path):
+                    last = read_until(reader, "transcript")[-1]
+            assert daemon.poll() is None
+    assert published == [f"u{number + 1}" for number in range(NUM_OUTAGES)]
+    assert last["text"] == SPOKEN[1]["text"]
+
+
+def read_until_text(reader: EventReader, utterance_id: str) -> list[dict[str, Any]]:
+    """All events up to the one that says what became of an utterance."""
+    events = []
+    for line in reader:
+        events.append(json.loads(line))
+        is_text = events[-1]["type"] in ("transcript", "utterance-rejected")
+        if is_text and events[-1]["id"] == utterance_id:
+            return events
+    raise AssertionError(f"the daemon went away before the text of {utterance_id}: {events}")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from duplex_asr.audio.source_notices import SourceNotice
 from duplex_asr.hearing.endpointer import Endpointer, NewId
 from tests.service_doubles import (
     ENDPOINTING,
@@ -105,3 +106,51 @@ def test_a_long_silence_of_the_source_is_published_and_none_of_a_client(tmp_path
     spans = [(each["start_ms"], each["end_ms"]) for each in silences]
     assert spans == [(start, start + 500) for start in range(250, 2_750, 500)]
     assert {each["source"] for each in silences} == {"microphone"}
+
+
+def test_what_was_said_when_the_microphone_went_is_published_and_time_goes_on(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> list[dict[str, Any]]:
+        room = Room(tmp_path / "run")
+        async with room.running():
+            listener = await Listener.open(room)
+            await listener.until("state", state="listening")
+            room.source.say_without_pause(2)
+            room.source.tell(SourceNotice("lost", "microphone 'Mic' was lost"))
+            lost = await listener.until("state", state="lost")
+            first = await listener.until("transcript", id="u1")
+            room.source.skip(16_000 * 60)
+            room.source.tell(SourceNotice("listening", "microphone 'Mic' is heard again"))
+            room.source.say(3)
+            found = await listener.until("state", state="listening")
+            second = await listener.until("transcript", id="u2")
+            await listener.close()
+            return [lost, first, found, second]
+
+    lost, first, found, second = run_without_leaks(scenario)
+    assert lost["reason"] == "microphone 'Mic' was lost"
+    assert found["reason"] == "microphone 'Mic' is heard again"
+    assert (first["text"], first["end_reason"]) == ("two", "stop")
+    assert (second["text"], second["speech_start_ms"]) == ("three", 60_200)
+
+
+def test_input_that_is_of_no_use_is_an_error_event(tmp_path: Path) -> None:
+    async def scenario() -> list[dict[str, Any]]:
+        room = Room(tmp_path / "run")
+        async with room.running():
+            listener = await Listener.open(room)
+            await listener.until("state", state="listening")
+            room.source.tell(SourceNotice("input-silent", "microphone 'Mic' delivers zeros"))
+            room.source.tell(SourceNotice("listening", "microphone 'Mic' delivers sound again"))
+            heard = [await listener.next(), await listener.next()]
+            await listener.close()
+            return heard
+
+    error, state = run_without_leaks(scenario)
+    assert (error["type"], error["code"]) == ("error", "input-silent")
+    assert error["text"] == "microphone 'Mic' delivers zeros"
+    assert (state["state"], state["reason"]) == (
+        "listening",
+        "microphone 'Mic' delivers sound again",
+    )

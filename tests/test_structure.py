@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,9 +94,16 @@ def test_each_library_has_one_home(module: str) -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_only_the_daemon_starts_threads(module: str) -> None:
     source = (PACKAGE / module).read_text()
-    # Closing a lost microphone may never return, which nothing but a thread of its own can bound.
-    if module not in ("daemon.py", "audio/devices.py"):
+    if module != "daemon.py":
         assert "threading.Thread(" not in source
+
+
+def test_the_recording_process_imports_nothing_heavy() -> None:
+    program = "import sys, duplex_asr.audio.capture_process; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"numpy", "soxr", "asyncio", "logging", "subprocess"} & set(loaded)
 
 
 @pytest.mark.parametrize("module", MODULES)

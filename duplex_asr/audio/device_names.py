@@ -39,9 +39,10 @@ def stable_names(names: Sequence[str]) -> list[str]:
     return stable
 
 
-def find_input_device(text: str, devices: Sequence[Device]) -> Device:
+def find_input_device(text: str, devices: Sequence[Device], *, is_exact: bool = False) -> Device:
     """The input device with this name, index or part of a name; the default one if text is empty.
 
+    is_exact: only the whole name counts, which is how a lost device is found again.
     AudioError: none or several match; it lists the devices to choose from.
     """
     inputs = [device for device in devices if device.input_channels > 0]
@@ -54,8 +55,10 @@ def find_input_device(text: str, devices: Sequence[Device]) -> Device:
     if not text:
         defaults = [device for device in inputs if device.is_default_input]
         return (defaults or inputs)[0]
-    exact = [device for device in inputs if text in (device.name, str(device.index))]
-    matches = exact or [device for device in inputs if text.lower() in device.name.lower()]
+    matches = [each for each in inputs if text == each.name]
+    if not is_exact:
+        matches += [each for each in inputs if text == str(each.index)]
+        matches = matches or [each for each in inputs if text.lower() in each.name.lower()]
     if len(matches) == 1:
         return matches[0]
     problem = "fits several devices" if matches else "does not exist"

@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from duplex_asr.audio.devices import MicrophoneSource
 from duplex_asr.audio.files import FileSource
 from duplex_asr.audio.frames import Frame
+from duplex_asr.audio.microphone import MicrophoneSource
+from duplex_asr.audio.source_notices import SourceNotice
 from duplex_asr.audio.stdin import StdinSource, parse_raw_format
 from duplex_asr.errors import ConfigError
 from duplex_asr.settings import setting
 
 DEFAULT_CAPTURE_QUEUE_MS = 2_000
+DEFAULT_SILENT_AFTER_MS = 10_000
 
 
 @dataclass(frozen=True)
@@ -23,13 +25,15 @@ class AudioConfig:
     source: "microphone", "microphone:NAME", "file:PATH", "stdin:" or
     "stdin:?rate=16000&width=2&channels=1" for samples without a header.
     realtime: a file is heard at the pace at which it was recorded.
-    capture_queue_ms: sound of the microphone that may wait for the program; older sound is
-    replaced by silence and counted.
+    capture_queue_ms: sound of the microphone that may wait for the program, up to a megabyte; what
+    does not fit is replaced by silence and counted.
+    silent_after_ms: nothing but zeros from the microphone for so long is reported; 0: never.
     """
 
     source: str = setting("microphone")
     realtime: bool = setting(True)
     capture_queue_ms: int = setting(DEFAULT_CAPTURE_QUEUE_MS, minimum=100, maximum=10_000)
+    silent_after_ms: int = setting(DEFAULT_SILENT_AFTER_MS, minimum=0, maximum=3_600_000)
 
 
 class Source(Protocol):
@@ -49,9 +53,10 @@ class Source(Protocol):
     @property
     def num_overflows(self) -> int: ...
 
-    def frames(self) -> Iterator[Frame]:
-        """Yield frames without a gap in their positions, from 0, until the source ends or is
-        closed. Can be iterated once. AudioError: it broke off."""
+    def frames(self) -> Iterator[Frame | SourceNotice]:
+        """Yield frames from position 0 on until the source ends or is closed; only after a notice
+        that it was lost may one be later than the end of the one before. Can be iterated once.
+        AudioError: it broke off for good."""
         ...
 
     def close(self) -> None:
@@ -60,7 +65,10 @@ class Source(Protocol):
 
 
 def open_source(
-    text: str, realtime: bool, capture_queue_ms: int = DEFAULT_CAPTURE_QUEUE_MS
+    text: str,
+    realtime: bool,
+    capture_queue_ms: int = DEFAULT_CAPTURE_QUEUE_MS,
+    silent_after_ms: int = DEFAULT_SILENT_AFTER_MS,
 ) -> Source:
     """Open the source that `text` names (see AudioConfig); ConfigError if it is not understood,
     AudioError if it cannot be opened."""
@@ -69,7 +77,7 @@ def open_source(
         return FileSource(name, realtime)
     if kind == "stdin":
         return StdinSource(parse_raw_format(name))
-    return MicrophoneSource(name, capture_queue_ms)
+    return MicrophoneSource(name, capture_queue_ms, silent_after_ms)
 
 
 def check_source(text: str) -> tuple[str, str]:

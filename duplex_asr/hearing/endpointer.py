@@ -104,7 +104,10 @@ NewId = Callable[[], str]
 
 
 class Endpointer:
-    """Decides where utterances start and end; holds no clock, thread or device."""
+    """Decides where utterances start and end; holds no clock, thread or device.
+
+    speech_probability: of the last window that was judged.
+    """
 
     def __init__(self, detector: VoiceDetector, config: EndpointerConfig, new_id: NewId) -> None:
         self._detector = detector
@@ -117,6 +120,7 @@ class Endpointer:
         self._tail = config.tail_ms * SAMPLES_PER_MS
         self._max_utterance = config.max_utterance_ms * SAMPLES_PER_MS
         self._no_speech = config.no_speech_ms * SAMPLES_PER_MS
+        self.speech_probability = 0.0
         self._audio = SampleBuffer(self._max_utterance + 2 * self._window_samples)
         self._begin(0)
 
@@ -191,7 +195,7 @@ class Endpointer:
 
     def _judge(self, window: Samples, end: int) -> list[HearingEvent]:
         """Run the detector on a window that ends at `end` and move the state machine."""
-        probability = self._detector.speech_probability(window)
+        self.speech_probability = probability = self._detector.speech_probability(window)
         config = self._config
         level = config.release_threshold if self._was_voiced else config.threshold
         self._was_voiced = probability >= level

@@ -1,7 +1,7 @@
 """Captures a microphone until standard input ends: run by tests in a sound card's environment.
 
-Prints "capturing" when the first frame has come, and at the end a JSON object of what happened;
-the samples go to a .npy file.
+Prints "capturing" when the first frame has come and a line for each notice, and at the end a JSON
+object of what happened; the samples go to a .npy file, zeros for those that were lost.
 """
 
 from __future__ import annotations
@@ -10,24 +10,14 @@ import argparse
 import json
 import sys
 import threading
+import time
 
 import numpy as np
-import sounddevice
 
-from duplex_asr.audio.devices import MicrophoneSource
+from duplex_asr.audio import recorder
+from duplex_asr.audio.frames import FRAME_SAMPLES, Frame
+from duplex_asr.audio.microphone import MicrophoneSource
 from duplex_asr.errors import AudioError
-
-
-def refuse_rate(refused: int) -> None:
-    """Make PortAudio behave like a card that cannot run at this rate."""
-    check = sounddevice.check_input_settings
-
-    def refusing_check(*args: object, samplerate: int, **kwargs: object) -> None:
-        if samplerate == refused:
-            raise sounddevice.PortAudioError("Invalid sample rate", -9997)
-        check(*args, samplerate=samplerate, **kwargs)
-
-    sounddevice.check_input_settings = refusing_check
 
 
 def main() -> None:
@@ -35,15 +25,14 @@ def main() -> None:
     parser.add_argument("output")
     parser.add_argument("--device", default="")
     parser.add_argument("--queue-ms", type=int, default=2_000)
-    parser.add_argument("--refuse-rate", type=int)
+    parser.add_argument("--lost-after-s", type=float, default=recorder.LOST_AFTER_S)
     parser.add_argument("--sleep-after-first-frame", type=float, default=0)
     args = parser.parse_args()
-    if args.refuse_rate:
-        refuse_rate(args.refuse_rate)
+    recorder.LOST_AFTER_S = args.lost_after_s
 
-    frames, error = [], None
+    samples, num_lost, positions_are_whole = [], 0, True
     try:
-        source = MicrophoneSource(args.device, args.queue_ms)
+        source = MicrophoneSource(args.device, args.queue_ms, silent_after_ms=0)
     except AudioError as exc:
         sys.exit(str(exc))
 
@@ -52,24 +41,32 @@ def main() -> None:
         source.close()
 
     closer = threading.Thread(target=close_at_end_of_input)
-    try:
-        for frame in source.frames():
-            if not frames:
-                print("capturing", flush=True)
-                closer.start()
-                threading.Event().wait(args.sleep_after_first_frame)
-            frames.append(frame)
-    except AudioError as exc:
-        error = str(exc)
-    np.save(args.output, np.concatenate([frame.samples for frame in frames]))
+    is_lost = False
+    for each in source.frames():
+        if not isinstance(each, Frame):
+            print(each.kind, each.text, flush=True)
+            is_lost = True
+            continue
+        gap = each.position - FRAME_SAMPLES * len(samples)
+        if is_lost and gap:
+            num_lost += gap
+            samples += [np.zeros(FRAME_SAMPLES, np.float32)] * (gap // FRAME_SAMPLES)
+            is_lost = False
+        positions_are_whole &= each.position == FRAME_SAMPLES * len(samples)
+        if not samples:
+            started = time.monotonic()
+            print("capturing", flush=True)
+            closer.start()
+            threading.Event().wait(args.sleep_after_first_frame)
+        samples.append(each.samples)
+    np.save(args.output, np.concatenate(samples))
     report = {
         "rate": source.rate,
         "name": source.name,
         "num_overflows": source.num_overflows,
-        "positions_are_whole": all(
-            frame.position == 160 * index for index, frame in enumerate(frames)
-        ),
-        "error": error,
+        "positions_are_whole": positions_are_whole,
+        "num_lost": num_lost,
+        "took_s": time.monotonic() - started,
     }
     print(json.dumps(report), flush=True)
     closer.join()

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -7,25 +8,7 @@ import soundfile
 
 from duplex_asr.audio.sources import open_source
 from duplex_asr.errors import AudioError, ConfigError
-
-BROKEN_PORTAUDIO = """
-import sys
-from importlib.abc import MetaPathFinder
-
-class NoPortAudio(MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        if name == "sounddevice":
-            raise OSError("PortAudio library not found")
-
-sys.meta_path.insert(0, NoPortAudio())
-import duplex_asr.audio.devices
-from duplex_asr.audio.sources import open_source
-from duplex_asr.errors import AudioError
-try:
-    open_source("microphone", realtime=True)
-except AudioError as error:
-    print(error)
-"""
+from tests.audio.sound_faults import NOT_INSTALLED, with_fault
 
 
 def test_a_file_is_opened_by_its_path_even_with_colons(tmp_path):
@@ -65,8 +48,8 @@ def test_a_raw_format_out_of_range_is_refused():
         open_source("stdin:?width=5", realtime=False)
 
 
-def test_without_portaudio_everything_but_the_microphone_works():
-    result = subprocess.run(
-        [sys.executable, "-c", BROKEN_PORTAUDIO], capture_output=True, text=True, check=True
-    )
-    assert "apt install libportaudio2" in result.stdout
+def test_without_portaudio_everything_but_the_microphone_works(tmp_path, monkeypatch):
+    for name, value in with_fault(dict(os.environ), NOT_INSTALLED, tmp_path / "fault").items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(AudioError, match="apt install libportaudio2"):
+        open_source("microphone", realtime=True)

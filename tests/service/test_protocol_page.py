@@ -8,6 +8,7 @@ from typing import get_args
 
 import pytest
 
+from duplex_asr.audio.source_notices import NoticeKind
 from duplex_asr.service import control_session, events, wyoming_wire
 from duplex_asr.service.wyoming_wire import WyomingParser
 from tests.service.test_events import read_back
@@ -52,6 +53,7 @@ def test_every_error_code_in_the_code_is_on_the_page() -> None:
         re.findall(r'(?:Error|on_failure|_failure|send_error)\(\s*(?:job, )?"([a-z-]+)"', text)
     )
     assert {"bad-length", "queue-full", "format-changed", "source-lost"} <= codes
+    codes |= set(get_args(NoticeKind))  # two of which are states
     assert {code for code in codes if f"`{code}`" not in PAGE} == set()
 
 

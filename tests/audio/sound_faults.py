@@ -1,0 +1,55 @@
+"""Environments in which a recording process meets a PortAudio that refuses something."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+NOT_INSTALLED = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class NoPortAudio(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "sounddevice":
+            raise OSError("PortAudio library not found")
+
+sys.meta_path.insert(0, NoPortAudio())
+"""
+NOT_AT_16_KHZ = """
+import sounddevice
+check = sounddevice.check_input_settings
+
+def refusing_check(*args, samplerate, **options):
+    if samplerate == 16_000:
+        raise sounddevice.PortAudioError("Invalid sample rate", -9997)
+    check(*args, samplerate=samplerate, **options)
+
+sounddevice.check_input_settings = refusing_check
+"""
+BUSY = """
+import sounddevice
+
+def busy(*args, **options):
+    raise sounddevice.PortAudioError("Device unavailable", -9985)
+
+sounddevice.RawInputStream = busy
+"""
+DOES_NOT_START = """
+import sounddevice
+
+def fail(*args):
+    raise sounddevice.PortAudioError("Unanticipated host error", -9999)
+
+sounddevice.RawInputStream.start = fail
+"""
+CRASHES = """
+import os, sounddevice
+sounddevice.check_input_settings = lambda *args, **options: os.abort()
+"""
+
+
+def with_fault(env: dict[str, str], fault: str, folder: Path) -> dict[str, str]:
+    """The environment, in which every Python runs the fault's program before its own."""
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(fault)
+    return env | {"PYTHONPATH": str(folder)}
