@@ -8,6 +8,7 @@
     ├── GpuLostError          1   the GPU refuses this process from now on: only a new one can go on
     ├── AudioError            4   a device or a recording cannot be opened or read
     └── ServiceError          5   sockets or the runtime folder: taken, unreachable, not permitted
+        └── RequestError      5   the daemon refused a request; its `code` is in docs/protocol.md
 
 A message is one sentence that names the thing that is wrong and what to do about it. Programming
 errors are plain exceptions and asserts: they are not in this tree, and they end with a traceback.
@@ -54,3 +55,11 @@ class ServiceError(DuplexAsrError):
     """A socket or the runtime folder cannot be used."""
 
     exit_code = 5
+
+
+class RequestError(ServiceError):
+    """The daemon answered a request with an error; `code` is for programs, the text for people."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code

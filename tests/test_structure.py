@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "hearing": {"audio.frames"},
     "asr": {"audio.frames", "hearing.utterance"},
     "service": {"audio.frames", "asr.transcript", "hearing.utterance"},
+    "client": {"service.client", "service.events", "service.runtime_dir"},
 }
 # Modules at the top that know no stage and serve all of them.
 FOR_ALL = ("errors", "settings", "gpu", "tensorrt_session", "__version__")

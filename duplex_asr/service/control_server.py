@@ -156,14 +156,17 @@ class _FeedingProtocol(asyncio.StreamReaderProtocol):
     """Asyncio's stream protocol, which also tells a feed of events when the client lags."""
 
     feed: EventFeed | None = None
+    is_paused = False
 
     def pause_writing(self) -> None:
         super().pause_writing()
+        self.is_paused = True
         if self.feed is not None:
             self.feed.pause()
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        self.is_paused = False
         if self.feed is not None:
             self.feed.resume()
 
@@ -265,6 +268,8 @@ class _Connection:
             protocol = self._writer.transport.get_protocol()
             assert isinstance(protocol, _FeedingProtocol)
             protocol.feed = self._feed
+            if protocol.is_paused:
+                self._feed.pause()
             self._server.publisher.attach(self._feed)
         self._server.publisher.subscribe(self._feed, subscription)
 

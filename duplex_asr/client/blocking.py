@@ -1,0 +1,212 @@
+"""The daemon's events and answers for programs with threads, or with nothing else to do."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Collection, Generator
+from pathlib import Path
+from typing import Any
+
+from duplex_asr.client.messages import (
+    PcmFormat,
+    Reply,
+    ReplyReader,
+    check,
+    encode_recording,
+    encode_request,
+    read_wav,
+)
+from duplex_asr.client.resume import ResumingReader, delays
+from duplex_asr.errors import RequestError, ServiceError
+from duplex_asr.service.client import Address, EventReader, connect, show_address
+from duplex_asr.service.events import Event, Unknown
+from duplex_asr.service.runtime_dir import CONTROL_SOCKET, EVENTS_SOCKET, find_runtime_dir
+
+READ_BYTES = 64 * 1024
+
+
+class EventStream:
+    """Iterates over the daemon's events, from the present `State` on; close it, or use `with`.
+
+    address: path of events.sock, or (host, port); None: where a daemon of this user has it.
+    events: wire types like "transcript"; None: all but "level".
+    reconnect: when the connection is lost, connect again, with growing delays, and go on where it
+    broke off. Events that the daemon no longer holds are announced by `Missed`, a daemon that was
+    started anew by a `State` with another `run`. False: the iteration ends with the connection.
+
+    The first connection is made at once: ServiceError if nobody serves there, RequestError for
+    event types that the daemon does not know.
+    """
+
+    def __init__(
+        self,
+        address: Address | None = None,
+        events: Collection[str] | None = None,
+        reconnect: bool = True,
+    ) -> None:
+        self._address = find_runtime_dir("") / EVENTS_SOCKET if address is None else address
+        self._resuming = ResumingReader(events)
+        self._reconnect = reconnect
+        self._is_closed = threading.Event()
+        self._reader = self._connect()
+        self._delays = delays()
+        self._events = self._receive()
+
+    @property
+    def run(self) -> str | None:
+        """The run of the daemon that is being read; None before its first event."""
+        return self._resuming.run
+
+    def __iter__(self) -> EventStream:
+        return self
+
+    def __next__(self) -> Event | Unknown:
+        return next(self._events)
+
+    def __enter__(self) -> EventStream:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the iteration, also one that another thread is waiting in."""
+        self._is_closed.set()
+        self._reader.shut_down()
+        try:
+            self._events.close()
+        except ValueError:  # another thread is inside; it closes the connection as it leaves
+            return
+        self._reader.close()
+
+    def _connect(self) -> EventReader:
+        return EventReader(self._address, self._resuming.begin())
+
+    def _receive(self) -> Generator[Event | Unknown, None, None]:
+        while True:
+            with self._reader as reader:
+                for line in reader:
+                    yield from self._resuming.take(line)
+            if not self._reconnect or not self._connect_again():
+                return
+
+    def _connect_again(self) -> bool:
+        """Wait until the daemon is back; False if the stream was closed meanwhile."""
+        if self._resuming.is_subscribed:
+            self._delays = delays()
+        for delay in self._delays:
+            if self._is_closed.wait(delay):
+                return False
+            try:
+                self._reader = self._connect()
+            except ServiceError:  # not there yet
+                continue
+            if self._is_closed.is_set():
+                self._reader.close()
+                return False
+            return True
+        raise AssertionError  # delays() never ends
+
+
+class Control:
+    """A connection for requests; close it, or use `with`. Not to be shared between threads.
+
+    address: path of control.sock, or (host, port); None: where a daemon of this user has it.
+    timeout_s: for each part of an answer; a transcript takes as long as the engine does.
+    ServiceError: nobody serves there, or no answer came. RequestError: the daemon refused.
+    """
+
+    def __init__(self, address: Address | None = None, timeout_s: float = 60.0) -> None:
+        self._address = find_runtime_dir("") / CONTROL_SOCKET if address is None else address
+        self._socket = connect(self._address)
+        self._socket.settimeout(timeout_s)
+        self._replies = ReplyReader()
+        self._waiting: list[Reply] = []
+
+    def __enter__(self) -> Control:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def ping(self) -> float:
+        """Milliseconds until the daemon answered."""
+        started = time.monotonic()
+        self._send(encode_request("ping"))
+        self._wait_for("pong")
+        return 1000 * (time.monotonic() - started)
+
+    def status(self) -> dict[str, Any]:
+        """The figures of docs/protocol.md, section "status"."""
+        self._send(encode_request("status"))
+        return self._wait_for("status").data
+
+    def transcribe(
+        self,
+        pcm: bytes,
+        pcm_format: PcmFormat,
+        language: str | None = None,
+        on_committed: Callable[[str], None] | None = None,
+    ) -> str:
+        """The text of a recording; "" if nobody speaks in it.
+
+        on_committed: called with each piece of text that will not change any more.
+        """
+        for message in encode_recording(pcm, pcm_format, language):
+            self._send(message)
+        return str(self._wait_for("transcript", on_committed).data.get("text", ""))
+
+    def transcribe_wav(self, path: Path | str, language: str | None = None) -> str:
+        """The text of a WAV file."""
+        return self.transcribe(*read_wav(Path(path)), language=language)
+
+    def _send(self, message: bytes) -> None:
+        try:
+            self._socket.sendall(message)
+        except OSError as exc:
+            # The reason may have come before the end.
+            self._raise_refusal()
+            raise self._lost(exc) from exc
+
+    def _wait_for(self, kind: str, on_committed: Callable[[str], None] | None = None) -> Reply:
+        while True:
+            reply = check(self._next_reply())
+            if reply.type == "transcript-chunk" and on_committed is not None:
+                on_committed(str(reply.data.get("text", "")))
+            if reply.type == kind:
+                return reply
+
+    def _next_reply(self) -> Reply:
+        while not self._waiting:
+            try:
+                data = self._socket.recv(READ_BYTES)
+            except OSError as exc:
+                raise self._lost(exc) from exc
+            if not data:
+                raise ServiceError(
+                    f"the daemon at {show_address(self._address)} hung up: see its log"
+                )
+            self._waiting += self._replies.feed(data)
+        return self._waiting.pop(0)
+
+    def _raise_refusal(self) -> None:
+        """Raise the RequestError that the daemon sent before it closed the connection, if any."""
+        try:
+            while True:
+                check(self._next_reply())
+        except RequestError:
+            raise
+        except ServiceError:
+            return
+
+    def _lost(self, exc: OSError) -> ServiceError:
+        if isinstance(exc, socket.timeout):
+            return ServiceError(f"the daemon at {show_address(self._address)} does not answer")
+        return ServiceError(
+            f"the daemon at {show_address(self._address)} is gone: {exc.strerror or exc}"
+        )
