@@ -14,7 +14,8 @@ from types import FrameType
 from typing import Any
 
 import duplex_asr
-from duplex_asr.errors import AudioError, ConfigError, DuplexAsrError, GpuLostError
+from duplex_asr.build_command import build
+from duplex_asr.errors import AudioError, DuplexAsrError, GpuLostError
 
 EXIT_CODES = """exit codes:
   0  done
@@ -81,6 +82,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_serve(commands)
     _add_listen(commands)
+    _add_status(commands)
     _add_transcribe(commands)
     _add_build(commands)
     _add_devices(commands)
@@ -100,6 +102,21 @@ def _add_config_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with settings")
     parser.add_argument("--engine", metavar="DIR", help="engine folder [engine.path]")
     parser.add_argument("--threads", type=int, metavar="N", help="[engine.threads]")
+
+
+def _add_client_options(parser: argparse.ArgumentParser, json_help: str) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with settings")
+    parser.add_argument("--runtime-dir", metavar="DIR", help="folder of the sockets")
+    parser.add_argument("--json", action="store_true", help=json_help)
+
+
+def _runtime_dir(options: argparse.Namespace) -> Path:
+    """Where the daemon that these options mean has its sockets."""
+    from duplex_asr.config import load_config
+    from duplex_asr.service.runtime_dir import find_runtime_dir
+
+    config = load_config(options.config, _overrides(options, runtime_dir="service.runtime_dir"))
+    return find_runtime_dir(config.service.runtime_dir)
 
 
 def _overrides(options: argparse.Namespace, **names: str) -> dict[str, dict[str, Any]]:
@@ -137,9 +154,12 @@ def _add_listen(commands: Any) -> None:
         commands, "listen", listen,
         "show what the daemon hears: live on a terminal, JSON lines in a pipe",
     )  # fmt: skip
-    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with settings")
-    parser.add_argument("--runtime-dir", metavar="DIR", help="folder of both sockets")
-    parser.add_argument("--json", action="store_true", help="JSON lines on a terminal, too")
+    _add_client_options(parser, json_help="JSON lines on a terminal, too")
+
+
+def _add_status(commands: Any) -> None:
+    parser = _add_command(commands, "status", status, "show what the daemon is and has done")
+    _add_client_options(parser, json_help="everything, as one JSON object")
 
 
 def _add_transcribe(commands: Any) -> None:
@@ -232,59 +252,6 @@ def transcribe(options: argparse.Namespace) -> int:
     return exit_code
 
 
-def build(options: argparse.Namespace) -> int:
-    """`duplex-asr build`."""
-    from duplex_asr.asr.export.build import build_onnx_engine
-    from duplex_asr.asr.export.build_cuda import build_cuda_engine
-    from duplex_asr.asr.export.build_tensorrt import build_tensorrt_graphs
-
-    def report(stage: str) -> None:
-        print(f"  {stage} ...", file=sys.stderr, flush=True)
-
-    common: dict[str, Any] = {
-        "name": options.name,
-        "tokenizer_path": options.tokenizer,
-        "overwrite": options.overwrite,
-        "decoding": _parse_thresholds(options.threshold),
-        "report": report,
-    }
-    paths = (options.checkpoint, options.output)
-    next_step = f"try it with `duplex-asr transcribe --engine {options.output} FILE`"
-    if options.keep_checkpoint and options.backend != "onnx":
-        raise ConfigError("--keep-checkpoint goes with --backend onnx: others store them their way")
-    if options.backend == "cuda":
-        manifest = build_cuda_engine(*paths, options.precision or "fp16", **common)
-    elif options.backend == "tensorrt":
-        manifest = build_tensorrt_graphs(*paths, options.precision or "fp16", **common)
-        script = f"build_scripts/build_tensorrt.sh {options.output}"
-        next_step = f"build its plans on the board with `{script}`"
-    else:
-        manifest = build_onnx_engine(
-            *paths, options.precision or "fp32", keep_checkpoint=options.keep_checkpoint, **common
-        )
-    num_bytes = sum(entry["bytes"] for entry in manifest.files.values())
-    print(
-        f"{options.output}: {manifest.name}, {manifest.precision}, {num_bytes / 1e6:.1f} MB; "
-        f"{next_step}"
-    )
-    return 0
-
-
-def _parse_thresholds(texts: Sequence[str]) -> dict[str, float]:
-    from duplex_asr.asr.transcriber import USUAL_THRESHOLDS
-
-    thresholds = {}
-    for text in texts:
-        name, _, value = text.partition("=")
-        try:
-            thresholds[name] = float(value)
-        except ValueError:
-            raise ConfigError(f"--threshold {text}: write NAME=NUMBER") from None
-        if name not in USUAL_THRESHOLDS:
-            raise ConfigError(f"--threshold {name}: names are {', '.join(USUAL_THRESHOLDS)}")
-    return thresholds
-
-
 def devices(options: argparse.Namespace) -> int:
     """`duplex-asr devices`."""
     from dataclasses import asdict
@@ -369,10 +336,19 @@ def serve(options: argparse.Namespace) -> int:
 
 def listen(options: argparse.Namespace) -> int:
     """`duplex-asr listen`."""
-    from duplex_asr.config import load_config
     from duplex_asr.service.live_view import listen as show_events
-    from duplex_asr.service.runtime_dir import EVENTS_SOCKET, find_runtime_dir
+    from duplex_asr.service.runtime_dir import EVENTS_SOCKET
 
-    overrides = _overrides(options, runtime_dir="service.runtime_dir")
-    config = load_config(options.config, overrides)
-    return show_events(find_runtime_dir(config.service.runtime_dir) / EVENTS_SOCKET, options.json)
+    return show_events(_runtime_dir(options) / EVENTS_SOCKET, options.json)
+
+
+def status(options: argparse.Namespace) -> int:
+    """`duplex-asr status`."""
+    from duplex_asr.client import Control
+    from duplex_asr.client.status_view import describe_status
+    from duplex_asr.service.runtime_dir import CONTROL_SOCKET
+
+    with Control(_runtime_dir(options) / CONTROL_SOCKET) as control:
+        answer = control.status()
+    print(json.dumps(answer, ensure_ascii=False) if options.json else describe_status(answer))
+    return 0

@@ -30,6 +30,7 @@ JOIN_STAGES = {
     "client_recognition.py",
     "source_recognition.py",
     "config.py",
+    "build_command.py",
     "cli.py",
 }
 # Libraries that only one place may import.

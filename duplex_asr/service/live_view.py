@@ -4,21 +4,27 @@ listening  file:demo.wav  base.en
   00:01.2-00:02.6  three nine four                       312 ms
   00:04.0-00:04.5  (rejected: noise) mm                  290 ms
   00:05.0-00:35.0  (nobody spoke)
-speaking ...
+[######    ] turn on the li
 """
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from duplex_asr.errors import ServiceError
 from duplex_asr.service.client import EventReader, parse_event
+from duplex_asr.service.subscription import SUBSCRIBABLE
 
 CLEAR_LINE = "\r\x1b[K"
+QUIETEST_DBFS = -60.0
+BAR_CHARS = 10
+ALL_EVENTS = json.dumps({"type": "subscribe", "events": sorted(SUBSCRIBABLE)}).encode() + b"\n"
 BOLD, DIM, RED, GREEN, PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[32m", "\x1b[0m"
 
 
@@ -28,9 +34,10 @@ def listen(path: Path, as_json: bool = False) -> int:
     as_json: lines of JSON on a terminal, too.
     Raises ServiceError if no daemon is there, or if it ends the connection without stopping.
     """
+    is_live = sys.stdout.isatty() and not as_json
     try:
-        with EventReader(path) as reader:
-            if sys.stdout.isatty() and not as_json:
+        with EventReader(path, ALL_EVENTS if is_live else b"", sys.stdout.fileno()) as reader:
+            if is_live:
                 last_state = show_live(reader, sys.stdout)
             else:
                 last_state = copy_lines(reader, sys.stdout.buffer)
@@ -57,21 +64,69 @@ def copy_lines(lines: Iterable[bytes], out: BinaryIO) -> str:
     return state
 
 
-def show_live(lines: Iterable[bytes], out: TextIO) -> str:
+def show_live(
+    lines: Iterable[bytes],
+    out: TextIO,
+    num_columns: Callable[[], int] = lambda: shutil.get_terminal_size().columns,
+) -> str:
     """Write one line for each thing that happened and a last one for what goes on now; returns the
     last state of the daemon."""
-    state = status = ""
+    state = ""
+    present = _Present()
     for line in lines:
         event = parse_event(line)
         state = _state_after(event, state)
-        status = _status(event, status)
+        present.follow(event)
         shown = describe(event)
         text = f"{CLEAR_LINE}{shown}\n" if shown else CLEAR_LINE
-        out.write(f"{text}{DIM}{status}{PLAIN}" if status else text)
+        # The last column stays free: some terminals begin a new line behind it.
+        out.write(text + present.draw(num_columns() - 1))
         out.flush()
     out.write(CLEAR_LINE)
     out.flush()
     return state
+
+
+class _Present:
+    """What goes on now: how loud it is, and the words so far of who speaks."""
+
+    def __init__(self) -> None:
+        self._level_dbfs: float | None = None
+        self._status = ""
+        self._committed = ""
+        self._rest = ""
+
+    def follow(self, event: dict[str, Any]) -> None:
+        kind = event["type"]
+        if kind == "level":
+            self._level_dbfs = QUIETEST_DBFS if event["rms_dbfs"] is None else event["rms_dbfs"]
+        elif kind == "partial":
+            self._committed = _printable(event["committed"])
+            self._rest = _printable(event["text"])[len(self._committed) :]
+        elif kind == "state" and event["state"] != "listening":
+            self._level_dbfs = None
+        if kind in ("voice-started", "transcript", "utterance-rejected", "error", "state"):
+            self._committed = self._rest = ""
+        self._status = _status(event, self._status)
+
+    def draw(self, num_columns: int) -> str:
+        """One line without its end; its beginning is left out if it is too long."""
+        bar = "" if self._level_dbfs is None else f"[{_bar(self._level_dbfs)}] "
+        words = self._committed + self._rest
+        if not words:
+            return f"{DIM}{(bar + self._status)[:num_columns]}{PLAIN}" if bar + self._status else ""
+        too_many = len(words) - max(0, num_columns - len(bar))
+        committed, rest = self._committed, self._rest
+        if too_many > 0:
+            committed = committed[too_many:]
+            rest = rest[max(0, too_many - len(self._committed)) :]
+        return f"{DIM}{bar}{PLAIN}{BOLD}{committed}{PLAIN}{DIM}{rest}{PLAIN}"
+
+
+def _bar(level_dbfs: float) -> str:
+    """Ten characters for -60 to 0 dB of full scale."""
+    share = 1 - level_dbfs / QUIETEST_DBFS
+    return ("#" * round(BAR_CHARS * min(1.0, max(0.0, share)))).ljust(BAR_CHARS)
 
 
 def _state_after(event: dict[str, Any], state: str) -> str:

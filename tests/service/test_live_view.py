@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from duplex_asr.service import events
-from duplex_asr.service.live_view import copy_lines, describe, show_live
+from duplex_asr.service.live_view import _Present, copy_lines, describe, show_live
 from tests.service.test_events import ALL, REJECTED, TRANSCRIPT
 
 LINES = [events.encode(event, seq) for seq, event in enumerate(ALL)]
@@ -64,10 +64,46 @@ def test_what_goes_on_is_shown_in_a_last_line_that_is_overwritten() -> None:
     out = io.StringIO()
     assert show_live([*LINES[:4], STOPPING], out) == "stopping"
     shown = plain(out.getvalue())
-    assert "speaking ...transcribing ..." in shown
+    assert shown.startswith("speaking ...drei, vierdrei, vier  00:01.2")
     lines = out.getvalue().split("\n")
     assert lines[0].startswith("\r\x1b[K")
     assert len(lines) == 3  # the transcript, the state, and the rest
+
+
+def draw(*shown: events.Event, num_columns: int = 40) -> str:
+    present = _Present()
+    for event in shown:
+        present.follow(as_dict(event))
+    return present.draw(num_columns)
+
+
+SPEAKING = (
+    events.VoiceStarted("microphone", "u1", 0),
+    events.Level("microphone", 100, -24.0, -10.0, 0.9),
+    events.Partial("microphone", "u1", 0, 900, "turn on the li", "turn on", "en"),
+)
+
+
+def test_the_last_line_has_a_level_and_the_words_so_far_with_committed_ones_bright() -> None:
+    drawn = draw(*SPEAKING)
+    assert plain(drawn) == "[######    ] turn on the li"
+    assert "\x1b[1mturn on\x1b[0m\x1b[2m the li\x1b[0m" in drawn
+    assert plain(draw(*SPEAKING[:2])) == "[######    ] speaking ..."
+
+
+def test_words_that_do_not_fit_lose_their_beginning() -> None:
+    assert plain(draw(*SPEAKING, num_columns=22)) == "[######    ] on the li"
+    assert plain(draw(*SPEAKING, num_columns=18)) == "[######    ] he li"
+    assert len(plain(draw(*SPEAKING, num_columns=1))) <= 14
+
+
+def test_a_transcript_ends_the_words_so_far() -> None:
+    assert plain(draw(*SPEAKING, TRANSCRIPT)) == "[######    ] "
+
+
+@pytest.mark.parametrize(("dbfs", "bar"), [(-120, 0), (-60, 0), (-30, 5), (0, 10), (3, 10)])
+def test_the_bar_shows_60_decibels(dbfs: float, bar: int) -> None:
+    assert plain(draw(events.Level("microphone", 0, dbfs, dbfs, 0.0))).count("#") == bar
 
 
 def test_a_text_cannot_command_the_terminal() -> None:
@@ -156,3 +192,15 @@ def test_listen_ends_quietly_when_the_program_behind_the_pipe_has_read_enough(
             assert process.stderr is not None
             assert process.stderr.read() == b""
     assert process.returncode == 0
+
+
+def test_listen_ends_at_once_when_the_pipe_is_closed_and_nothing_happens(server: Path) -> None:
+    with OneShotServer(server) as one_shot:
+        process = listen_process(server, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        with process, one_shot.accept() as connection:
+            connection.sendall(LINES[3])
+            assert process.stdout is not None and process.stderr is not None
+            assert process.stdout.readline() == LINES[3]
+            process.stdout.close()
+            assert process.stderr.read() == b""  # the connection is still open
+            assert process.wait(20) == 0

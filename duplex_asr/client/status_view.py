@@ -1,0 +1,75 @@
+"""The answer to `status` in, lines for people out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+WIDTH = 13  # of the words at the left
+
+
+def describe_status(status: dict[str, Any]) -> str:
+    """A few lines; keys that a newer or older daemon has or lacks are no obstacle."""
+    engine = status.get("engine") or {}
+    rows = [
+        ("state", _joined(status.get("state"), _in_brackets(status.get("reason")))),
+        ("running for", f"{_duration(status.get('uptime_ms', 0))} (pid {status.get('pid')}, "
+                        f"run {status.get('run')}, version {status.get('version')})"),
+        ("source", status.get("source", {}).get("name", "")),
+        ("engine", _joined(engine.get("name") or "loading ...", engine.get("backend"),
+                           ",".join(engine.get("languages", ())), engine.get("folder"))),
+        ("waiting", _counts(status.get("queues", {}))),
+        ("published", _counts(status.get("events", {}))),
+        ("errors", _counts(status.get("errors", {}))),
+        ("drops", _counts(status.get("drops", {}))),
+        ("speculation", _counts(status.get("speculation", {}))),
+    ]  # fmt: skip
+    lines = [f"{name:{WIDTH}}{text}" for name, text in rows if text]
+    lines += _timings(status.get("timings", {}))
+    clients = status.get("clients", [])
+    lines += [f"{'client' if i else 'clients':{WIDTH}}{_client(each)}"
+              for i, each in enumerate(clients)]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _timings(timings: dict[str, dict[str, Any]]) -> list[str]:
+    lines = []
+    for name, timing in timings.items():
+        if timing.get("count"):
+            shown = "  ".join(
+                f"{key} {value:.0f} ms"
+                for key, value in timing.items()
+                if key.startswith("p") and value is not None
+            )
+            lines.append(f"{name:{WIDTH}}{shown}  ({timing['count']} transcripts)")
+    return lines
+
+
+def _client(client: dict[str, Any]) -> str:
+    who = client.get("address") or f"{client.get('program') or '?'} (pid {client.get('pid')}, " \
+                                   f"uid {client.get('uid')})"  # fmt: skip
+    waiting = client.get("num_waiting")
+    return _joined(
+        f"{client.get('socket')}.sock",
+        who,
+        "busy" if client.get("is_busy") else "",
+        f"{waiting} events wait for it" if waiting else "",
+    )
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in counts.items() if value)
+
+
+def _joined(*parts: str | None) -> str:
+    return "  ".join(part for part in parts if part)
+
+
+def _in_brackets(text: str | None) -> str:
+    return f"({text})" if text else ""
+
+
+def _duration(ms: int) -> str:
+    minutes, seconds = divmod(ms // 1000, 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    return (f"{days} d " if days else "") + f"{hours}:{minutes:02d}:{seconds:02d}"
