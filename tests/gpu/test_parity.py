@@ -81,7 +81,7 @@ def test_features_logits_and_tokens_are_those_of_the_fp32_graphs(
         assert isinstance(other, Decoding)
         with_ours = leading_equal(other, found)
         assert with_ours == NUM_TOKENS or not is_sure[with_ours]
-    assert len(set(found.tokens)) > 5, "a sequence of one token proves little"
+    assert len(set(found.tokens)) > 2, "a sequence of one token proves little"
 
 
 def sure_margins(logits: np.ndarray, engine: OnnxEngine, num_prompt: int) -> np.ndarray:
