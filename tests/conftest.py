@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,3 +26,15 @@ def sound_card(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoundCard]:
         pytest.skip(reason)
     with open_sound_card(tmp_path_factory.mktemp("soundcard")) as card:
         yield card
+
+
+@pytest.fixture(scope="session")
+def reference_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The native engine's C interface over plain C++: all but the kernels is the real thing."""
+    if not shutil.which("g++"):
+        pytest.skip("needs g++ to compile the native engine's CPU reference")
+    folder = tmp_path_factory.mktemp("library")
+    script = Path(__file__).parents[1] / "build_scripts" / "build_cuda_engine.sh"
+    command = [str(script), "--reference", "--output", str(folder)]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder / "libduplex_whisper_reference.so"

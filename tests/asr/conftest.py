@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -44,18 +42,6 @@ def small_engine_dir(
 @pytest.fixture(scope="session")
 def small_engine(small_engine_dir: Path) -> SpeechEngine:
     return load_engine(small_engine_dir, threads=1)
-
-
-@pytest.fixture(scope="session")
-def reference_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The native engine's C interface over plain C++: all but the kernels is the real thing."""
-    if not shutil.which("g++"):
-        pytest.skip("needs g++ to compile the native engine's CPU reference")
-    folder = tmp_path_factory.mktemp("library")
-    script = Path(__file__).parents[2] / "build_scripts" / "build_cuda_engine.sh"
-    command = [str(script), "--reference", "--output", str(folder)]
-    subprocess.run(command, check=True, capture_output=True)
-    return folder / "libduplex_whisper_reference.so"
 
 
 @pytest.fixture(scope="session")
