@@ -146,6 +146,10 @@ def _add_serve(commands: Any) -> None:
         help="start hearing when the first reader has connected to events.sock",
     )  # fmt: skip
     parser.add_argument("--exit-at-end", action="store_true", help="stop when the source has ended")
+    parser.add_argument(
+        "--save-utterances", metavar="DIR",
+        help="keep the sound of each utterance and its event there, within a cap [debug]",
+    )  # fmt: skip
     parser.add_argument("--verbose", action="store_true", help="log more")
 
 
@@ -326,6 +330,7 @@ def serve(options: argparse.Namespace) -> int:
         overrides = _overrides(
             options, engine="engine.path", threads="engine.threads", source="audio.source",
             realtime="audio.realtime", runtime_dir="service.runtime_dir",
+            save_utterances="debug.save_utterances_dir",
         )  # fmt: skip
         config = load_config(options.config, overrides)
         serve_options = ServeOptions(

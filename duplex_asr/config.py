@@ -13,6 +13,7 @@ from duplex_asr.asr.engines import EngineConfig
 from duplex_asr.asr.engines.cuda import CudaConfig
 from duplex_asr.asr.transcriber import TranscriptionConfig
 from duplex_asr.audio.sources import AudioConfig
+from duplex_asr.debugging.saved_utterances import DebugConfig
 from duplex_asr.errors import ConfigError
 from duplex_asr.hearing.endpointer import EndpointerConfig
 from duplex_asr.hearing.vad import VadConfig
@@ -40,6 +41,7 @@ class Config:
     cuda: CudaConfig = field(default_factory=CudaConfig)
     transcription: TranscriptionConfig = field(default_factory=TranscriptionConfig)
     service: ServiceConfig = field(default_factory=ServiceConfig)
+    debug: DebugConfig = field(default_factory=DebugConfig)
 
 
 def load_config(path: Path | None, overrides: dict[str, dict[str, Any]] | None = None) -> Config:

@@ -3,6 +3,7 @@
     listen      frames of the source, utterances out; waits for sound
     transcribe  loads and owns the engine; waits for utterances, the source's before the clients'
     main        asyncio: both sockets, start and stop
+    save        writes utterances to a folder, where that is wanted
     close-*     closes the source when stopping, which native code may never let end
     hear-*      two workers that resample and endpoint what clients send
 
@@ -25,9 +26,12 @@ from typing import Any
 from duplex_asr import __version__
 from duplex_asr.asr.engine import ShouldStop
 from duplex_asr.asr.transcript import Transcript
+from duplex_asr.audio.frames import Samples
 from duplex_asr.audio.resampling import PcmStream
 from duplex_asr.audio.sources import Source
 from duplex_asr.client_recognition import ClientRecognition
+from duplex_asr.debugging.saved_utterances import SavedUtterances
+from duplex_asr.debugging.utterance_saver import UtteranceSaver
 from duplex_asr.errors import AudioError, GpuLostError
 from duplex_asr.hearing.endpointer import Endpointer, NewId
 from duplex_asr.hearing.utterance import Utterance
@@ -88,6 +92,7 @@ class Daemon:
         service: ServiceConfig,
         options: ServeOptions,
         handed_over: HandedOver = MappingProxyType({}),
+        saved_utterances: SavedUtterances | None = None,
     ) -> None:
         self._source = source
         self._new_endpointer = new_endpointer
@@ -96,6 +101,9 @@ class Daemon:
         self._service = service
         self._options = options
         self._handed_over = handed_over
+        self._saver: UtteranceSaver | None = None
+        if saved_utterances is not None:
+            self._saver = UtteranceSaver(saved_utterances, self._report_unsaved)
         self.is_open = asyncio.Event()
         self._is_stopping = threading.Event()
         self._queue = TranscriptionQueue(MAX_QUEUED_UTTERANCES)
@@ -105,7 +113,8 @@ class Daemon:
             self._queue,
             self._publish,
             self._publish_state,
-            self._wants_levels,
+            lambda: self._publisher.wants(events.Level),
+            self._keep,
             self._is_stopping.is_set,
         )
         self._loop: asyncio.AbstractEventLoop
@@ -149,6 +158,7 @@ class Daemon:
             "queues": lambda: {"utterances": self._queue.num_waiting},
             "drops": self._describe_drops,
             "speculation": lambda: {},
+            "utterances": lambda: self._saver.counts() if self._saver is not None else {},
             "clients": lambda: [*self._events.clients(), *self._control.clients()],
         }
 
@@ -203,6 +213,8 @@ class Daemon:
             raise self._failure
 
     async def _serve(self) -> None:
+        if self._saver is not None:
+            self._start_thread("save", self._saver.run)
         self._start_thread("transcribe", self._transcribe_thread)
         if not await self._unless_stopped(asyncio.shield(self._speech_info)):
             return
@@ -237,7 +249,10 @@ class Daemon:
         # In a thread that can be given up on: a sound card or a network's file may take its time.
         self._start_thread("close-source", self._source.close)
         await self._control.stop()
-        await self._join_threads()
+        await self._join_threads(but="save")
+        if self._saver is not None:
+            self._saver.close()
+            await self._join_threads()
         posted = self._loop.create_future()
         self._post(posted.set_result, None)
         await posted  # everything that the threads had to publish is published
@@ -245,12 +260,13 @@ class Daemon:
         await asyncio.gather(self._events.stop(STOP_READERS_S), self._control.close(STOP_READERS_S))
         self._speech_info.cancel()
 
-    async def _join_threads(self) -> None:
-        waits = [asyncio.ensure_future(ended.wait()) for ended in self._threads.values()]
+    async def _join_threads(self, but: str = "") -> None:
+        threads = {each: ended for each, ended in self._threads.items() if each.name != but}
+        waits = [asyncio.ensure_future(ended.wait()) for ended in threads.values()]
         _, late = await asyncio.wait(waits, timeout=STOP_THREADS_S)
         for each in late:
             each.cancel()
-        for thread, ended in self._threads.items():
+        for thread, ended in threads.items():
             if ended.is_set():
                 thread.join()
             else:
@@ -288,8 +304,12 @@ class Daemon:
         event = events.State(state, self._source.name, model, __version__, reason=reason)
         self._publish(event)
 
-    def _wants_levels(self) -> bool:
-        return False  # until readers can subscribe to them
+    def _keep(self, samples: Samples, event: events.Event) -> None:
+        if self._saver is not None:
+            self._saver.put(samples, event)
+
+    def _report_unsaved(self, text: str) -> None:
+        self._publish(events.Error("save-failed", text))
 
     def _end_run(self, failure: BaseException | None) -> None:
         """Make `run` return, or raise this, in the event loop's thread."""

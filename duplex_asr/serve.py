@@ -17,6 +17,7 @@ from duplex_asr.asr.transcriber import Transcriber
 from duplex_asr.audio.sources import open_source
 from duplex_asr.config import Config
 from duplex_asr.daemon import Daemon, LoadedSpeech, ServeOptions
+from duplex_asr.debugging.saved_utterances import DebugConfig, SavedUtterances
 from duplex_asr.hearing.endpointer import Endpointer, NewId
 from duplex_asr.hearing.vad import load_detector
 from duplex_asr.service.control_session import RecognizerInfo
@@ -51,6 +52,7 @@ def serve(config: Config, options: ServeOptions, signals: StopSignals) -> int:
             service=config.service,
             options=options,
             handed_over=handed_over,
+            saved_utterances=saved_utterances(config.debug),
         )
         asyncio.run(_run(daemon, signals))
     if daemon.has_stuck_threads:
@@ -87,6 +89,14 @@ def _request_stop(loop: asyncio.AbstractEventLoop, daemon: Daemon) -> None:
 def new_endpointer(config: Config, new_id: NewId) -> Endpointer:
     """An endpointer with a detector of its own."""
     return Endpointer(load_detector(config.vad), config.endpointer, new_id)
+
+
+def saved_utterances(config: DebugConfig) -> SavedUtterances | None:
+    """The ring of utterances, if they are to be saved."""
+    if not config.save_utterances_dir:
+        return None
+    folder = Path(config.save_utterances_dir).expanduser()
+    return SavedUtterances(folder, config.save_utterances_max_mb)
 
 
 def load_speech(config: Config, engine_folder: Path) -> LoadedSpeech:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 
 from duplex_asr.asr.transcript import Transcript
-from duplex_asr.audio.frames import SAMPLES_PER_MS
+from duplex_asr.audio.frames import SAMPLES_PER_MS, Samples
 from duplex_asr.audio.level import LevelMeter, SoundLevel
 from duplex_asr.audio.source_notices import SourceNotice
 from duplex_asr.audio.sources import Source
@@ -26,6 +26,7 @@ class SourceRecognition:
     """The source of one run. `publish` and `wants_levels` may be called from any thread.
 
     language: of the transcripts, known as soon as the engine is loaded.
+    keep: is given the sound of each utterance with its last event; must not wait.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class SourceRecognition:
         publish: Callable[[events.Event], None],
         publish_state: Callable[[events.ServiceState, str], None],
         wants_levels: Callable[[], bool],
+        keep: Callable[[Samples, events.Event], None],
         is_stopping: Callable[[], bool],
     ) -> None:
         self.language = ""
@@ -45,6 +47,7 @@ class SourceRecognition:
         self._publish = publish
         self._publish_state = publish_state
         self._wants_levels = wants_levels
+        self._keep = keep
         self._is_stopping = is_stopping
         self._num_seen_overflows = 0
 
@@ -137,7 +140,9 @@ class SourceRecognition:
 
     def _publish_failure(self, job: TranscriptionJob, code: str, text: str) -> None:
         logger.error("utterance %s is lost: %s", job.utterance.id, text)
-        self._publish(events.Error(code, text, self._source.name, job.utterance.id))
+        event = events.Error(code, text, self._source.name, job.utterance.id)
+        self._publish(event)
+        self._keep(job.utterance.samples, event)
 
     def _publish_transcript(self, job: TranscriptionJob, transcript: Transcript) -> None:
         timings = measure(job, transcript)
@@ -145,6 +150,7 @@ class SourceRecognition:
             transcript, source=self._source.name, language=self.language, timings=timings
         )
         self._publish(event)
+        self._keep(job.utterance.samples, event)
         logger.info(
             "%s %s: %d ms of sound, %.0f ms after the speech ended",
             job.utterance.id,

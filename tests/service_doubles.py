@@ -22,6 +22,7 @@ from duplex_asr.asr.transcript import Transcript
 from duplex_asr.audio.frames import Frame, FrameCutter, Samples
 from duplex_asr.audio.source_notices import SourceNotice
 from duplex_asr.daemon import Daemon, LoadedSpeech, ServeOptions
+from duplex_asr.debugging.saved_utterances import SavedUtterances
 from duplex_asr.hearing.endpointer import Endpointer, EndpointerConfig, NewId
 from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.service.control_session import RecognizerInfo
@@ -181,6 +182,7 @@ class Room:
         service: ServiceConfig = ServiceConfig(),  # noqa: B008 - frozen
         load_speech: Callable[[], LoadedSpeech] | None = None,
         new_endpointer: Callable[[NewId], Endpointer] = new_endpointer,
+        saved_utterances: SavedUtterances | None = None,
     ) -> None:
         self.source = ScriptedSource(is_live)
         self.speech = ToneSpeech()
@@ -192,6 +194,7 @@ class Room:
             runtime_dir=self.runtime_dir,
             service=service,
             options=options,
+            saved_utterances=saved_utterances,
         )
 
     @contextlib.asynccontextmanager

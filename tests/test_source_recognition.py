@@ -154,3 +154,28 @@ def test_input_that_is_of_no_use_is_an_error_event(tmp_path: Path) -> None:
         "listening",
         "microphone 'Mic' delivers sound again",
     )
+
+
+def test_levels_come_ten_times_a_second_and_only_to_who_asked(tmp_path: Path) -> None:
+    async def scenario() -> list[dict[str, Any]]:
+        room = Room(tmp_path / "run")
+        async with room.running():
+            listener = await Listener.open(room)
+            await listener.until("state", state="listening")
+            room.source.say(1)
+            heard = [await listener.next() for _ in range(3)]  # and no level
+            listener.writer.write(b'{"type": "subscribe", "events": ["level"]}\n')
+            await listener.until("subscribed")
+            room.source.say(1)
+            while heard[-1].get("position_ms") != 800:
+                heard.append(await listener.next())
+            await listener.close()
+            return heard
+
+    heard = run_without_leaks(scenario)
+    assert {each["type"] for each in heard[:3]} == {"voice-started", "voice-stopped", "transcript"}
+    expected = {500: (-20, -20, 1), 600: (-20, -20, 1), 700: (-120, -120, 0), 800: (-120, -120, 0)}
+    for each in heard[3:]:  # where the machine is busy a later one may have replaced another
+        assert each["type"] == "level"
+        figures = (each["rms_dbfs"], each["peak_dbfs"], each["speech_probability"])
+        assert figures == pytest.approx(expected[each["position_ms"]])

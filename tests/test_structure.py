@@ -18,6 +18,14 @@ MAY_IMPORT = {
     "audio": set(),
     "hearing": {"audio.frames"},
     "asr": {"audio.frames", "hearing.utterance"},
+    "debugging": {
+        "audio.frames",
+        "audio.flac",
+        "audio.files",
+        "asr.transcript",
+        "hearing.utterance",
+        "service.events",
+    },
     "service": {"audio.frames", "asr.transcript", "hearing.utterance"},
     "client": {"service.client", "service.events", "service.runtime_dir"},
 }

@@ -273,12 +273,19 @@ def encode(event: Event, seq: int) -> bytes:
     JSON has no NaN and no infinity: such a figure is written as null. What is not UTF-8 in a
     file name becomes \\udcff and the like, which JSON can say and Python's os.fsencode undo.
     """
-    record: dict[str, Any] = {"type": wire_type(type(event)), "seq": seq}
+    kind, *rest = as_record(event).items()
+    record = dict([kind, ("seq", seq), *rest])
+    line = json.dumps(record, ensure_ascii=False, allow_nan=False)
+    return line.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def as_record(event: Event) -> dict[str, Any]:
+    """The keys and values of a line, `type` first, without `seq`."""
+    record: dict[str, Any] = {"type": wire_type(type(event))}
     for key, value in asdict(event).items():
         if value is not None:
             record[key] = _finite(value)
-    line = json.dumps(record, ensure_ascii=False, allow_nan=False)
-    return line.encode("utf-8", "backslashreplace") + b"\n"
+    return record
 
 
 def from_record(record: Mapping[str, Any]) -> Event | Unknown:
