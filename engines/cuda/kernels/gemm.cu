@@ -17,64 +17,84 @@ constexpr int kK = 64;
 
 __device__ inline int swizzled(int row, int piece) { return row * kK + ((piece ^ (row & 7)) << 3); }
 
-__device__ inline void write_pair(const Product &p, int batch, int row, int column, float first,
-                                  float second) {
-    const bool has_second = column + 1 < p.n;
+__device__ inline uint4 to_halves(const float (&v)[8]) {
+    return {pack_halves(v[0], v[1]), pack_halves(v[2], v[3]), pack_halves(v[4], v[5]),
+            pack_halves(v[6], v[7])};
+}
+
+// Eight neighbouring columns of one row: n is a multiple of 8 wherever this is used.
+__device__ inline void write_eight(const Product &p, int batch, int row, int column,
+                                   float (&v)[8]) {
     if (p.weight.bias != nullptr) {
-        first += p.weight.bias[column];
-        second += has_second ? p.weight.bias[column + 1] : 0.0f;
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            v[i] += __ldg(p.weight.bias + column + i);
+        }
     }
     const int64_t at = batch * p.out_batch_stride + row * p.out_stride + column;
-    switch (p.epilogue) {
-    case Epilogue::kHalfGelu:
-        first = gelu(first);
-        second = gelu(second);
-        [[fallthrough]];
-    case Epilogue::kHalf:
-        *reinterpret_cast<__half2 *>(static_cast<__half *>(p.out) + at) =
-            __floats2half2_rn(first, second);
-        break;
-    case Epilogue::kFloat: {
-        float *out = static_cast<float *>(p.out) + at; // n may be odd: no pairs
-        out[0] = first;
-        if (has_second) {
-            out[1] = second;
+    __half *half_out = static_cast<__half *>(p.out) + at;
+    if (p.epilogue == Epilogue::kHalfGelu || p.epilogue == Epilogue::kGeluPosition) {
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            v[i] = gelu(v[i]);
         }
-        break;
     }
-    case Epilogue::kAddFloat: {
-        float2 *out = reinterpret_cast<float2 *>(static_cast<float *>(p.out) + at);
-        const float2 old = *out;
-        *out = {old.x + first, old.y + second};
-        break;
+    if (p.epilogue == Epilogue::kAddFloat || p.epilogue == Epilogue::kGeluPosition) {
+        float4 *out = reinterpret_cast<float4 *>(static_cast<float *>(p.out) + at);
+        const float4 *add =
+            p.epilogue == Epilogue::kAddFloat
+                ? out
+                : reinterpret_cast<const float4 *>(p.positions + int64_t{row} * p.n + column);
+        const float4 first = add[0], second = add[1];
+        out[0] = {v[0] + first.x, v[1] + first.y, v[2] + first.z, v[3] + first.w};
+        out[1] = {v[4] + second.x, v[5] + second.y, v[6] + second.z, v[7] + second.w};
+        return;
     }
-    case Epilogue::kGeluPosition: {
-        const float2 add =
-            *reinterpret_cast<const float2 *>(p.positions + int64_t{row} * p.n + column);
-        *reinterpret_cast<float2 *>(static_cast<float *>(p.out) + at) = {gelu(first) + add.x,
-                                                                         gelu(second) + add.y};
-        break;
-    }
-    case Epilogue::kCrossKv: {
-        const int64_t place = (int64_t{column / kHead} * p.m + row) * kHead + column % kHead;
-        *reinterpret_cast<__half2 *>(static_cast<__half *>(p.out) +
-                                     p.slots[batch] * p.out_batch_stride + place) =
-            __floats2half2_rn(first, second);
-        break;
-    }
-    case Epilogue::kPagedQkv: {
+    if (p.epilogue == Epilogue::kCrossKv) {
+        half_out = static_cast<__half *>(p.out) + p.slots[batch] * p.out_batch_stride +
+                   (int64_t{column / kHead} * p.m + row) * kHead + column % kHead;
+    } else if (p.epilogue == Epilogue::kPagedQkv) {
         const int width = p.n / 3, part = column / width;
-        __half *to = static_cast<__half *>(p.out) + int64_t{row} * width;
+        half_out = static_cast<__half *>(p.out) + int64_t{row} * width;
         if (part > 0) {
             const int position = p.rows.positions[row];
             const int block =
                 p.rows.tables[row * p.rows.table_width + position / p.kv.block_tokens];
-            to = (part == 1 ? p.kv.keys : p.kv.values) +
-                 (int64_t{block} * p.kv.block_tokens + position % p.kv.block_tokens) * width;
+            half_out = (part == 1 ? p.kv.keys : p.kv.values) +
+                       (int64_t{block} * p.kv.block_tokens + position % p.kv.block_tokens) * width;
         }
-        *reinterpret_cast<__half2 *>(to + column - part * width) = __floats2half2_rn(first, second);
-        break;
+        half_out += column - part * width;
     }
+    *reinterpret_cast<uint4 *>(half_out) = to_halves(v);
+}
+
+// The tile of sums, float [kM, kN + kPad] in shared memory, to where it belongs. The loop is not
+// unrolled: the code for all the places would not fit into the instruction cache many times.
+constexpr int kPad = 4;
+template <int kM, int kN, int kThreads>
+__device__ inline void write_tile(const Product &p, const float *tile, int batch, int m0, int n0) {
+    if (p.epilogue == Epilogue::kFloat) { // n may be odd
+#pragma unroll 1
+        for (int i = threadIdx.x; i < kM * kN; i += kThreads) {
+            const int row = m0 + i / kN, column = n0 + i % kN;
+            if (row < p.m && column < p.n) {
+                static_cast<float *>(p.out)[row * p.out_stride + column] =
+                    tile[i / kN * (kN + kPad) + i % kN];
+            }
+        }
+        return;
+    }
+#pragma unroll 1
+    for (int i = threadIdx.x; i < kM * kN / 8; i += kThreads) {
+        const int row = i / (kN / 8), column = i % (kN / 8) * 8;
+        if (m0 + row < p.m && n0 + column < p.n) {
+            const float *from = tile + row * (kN + kPad) + column;
+            const float4 first = *reinterpret_cast<const float4 *>(from);
+            const float4 second = *reinterpret_cast<const float4 *>(from + 4);
+            float v[8] = {first.x,  first.y,  first.z,  first.w,
+                          second.x, second.y, second.z, second.w};
+            write_eight(p, batch, m0 + row, n0 + column, v);
+        }
     }
 }
 
@@ -206,26 +226,28 @@ __global__ void __launch_bounds__(kM / kWarpM *kN / kWarpN * 32)
             weights.store(w_tile(next));
         }
     }
+    wait_copies<0>();
+    __syncthreads();
+    float *tile = reinterpret_cast<float *>(dynamic_shared); // over the ring
 #pragma unroll
     for (int i = 0; i < kWarpM / 16; i++) {
 #pragma unroll
         for (int j = 0; j < kWarpN / 8; j++) {
-            const int row = m0 + warp_m + i * 16 + lane / 4;
-            const int column = n0 + warp_n + j * 8 + lane % 4 * 2;
-            if (column < p.n && row < p.m) {
-                write_pair(p, batch, row, column, sums[i][j][0], sums[i][j][1]);
-            }
-            if (column < p.n && row + 8 < p.m) {
-                write_pair(p, batch, row + 8, column, sums[i][j][2], sums[i][j][3]);
-            }
+            float *at = tile + (warp_m + i * 16 + lane / 4) * (kN + kPad) + warp_n + j * 8 +
+                        lane % 4 * 2;
+            *reinterpret_cast<float2 *>(at) = {sums[i][j][0], sums[i][j][1]};
+            *reinterpret_cast<float2 *>(at + 8 * (kN + kPad)) = {sums[i][j][2], sums[i][j][3]};
         }
     }
+    __syncthreads();
+    write_tile<kM, kN, kThreads>(p, tile, batch, m0, n0);
 }
 
 template <dw_type kType, int kM, int kN, int kWarpM, int kWarpN, int kStages>
 void launch(const Product &p, cudaStream_t stream) {
     constexpr int kShared = kStages * (kM + kN) * kK * 2;
     static_assert(kShared <= kOrinBlockShared);
+    static_assert(kM * (kN + kPad) * 4 <= kShared);
     auto *kernel = multiply_kernel<kType, kM, kN, kWarpM, kWarpN, kStages>;
     static const cudaError_t is_set =
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);

@@ -34,7 +34,7 @@ struct PagedKv {
 enum class Epilogue {
     kHalf,          // out half = product + bias
     kHalfGelu,      // out half = gelu(product + bias)
-    kFloat,         // out float = product + bias
+    kFloat,         // out float = product; n may be any number here, a multiple of 8 elsewhere
     kAddFloat,      // out float += product + bias
     kGeluPosition,  // out float = gelu(product + bias) + positions[row]
     kCrossKv,       // row t, column (part, head, c) -> out half [part, head, t, c] of slot

@@ -5,35 +5,16 @@
 
 namespace dw {
 
+constexpr float kNoLogit = -1e30f;
+
 __device__ inline LogitPart empty_logits() {
-    return {-INFINITY, 0.0f, 0x7fffffff, -INFINITY, 0.0f, -INFINITY};
-}
-
-// exp(a - b), 0 if a is -infinity (also if both are).
-__device__ inline float relative(float a, float b) { return a == -INFINITY ? 0.0f : __expf(a - b); }
-
-__device__ inline void add_logit(LogitPart &part, int token, float logit, bool is_allowed,
-                                 bool is_no_speech) {
-    const float high = fmaxf(part.high, logit);
-    part.whole_sum = part.whole_sum * relative(part.high, high) + relative(logit, high);
-    part.high = high;
-    if (is_no_speech) {
-        part.no_speech = logit;
-    }
-    if (is_allowed) {
-        const float best = fmaxf(part.best, logit);
-        part.allowed_sum = part.allowed_sum * relative(part.best, best) + relative(logit, best);
-        if (logit > part.best) { // of equals the first one stays
-            part.token = token;
-        }
-        part.best = best;
-    }
+    return {kNoLogit, 0.0f, kNoLogit, 0.0f, kNoLogit, 0x3ffff};
 }
 
 __device__ inline void merge_logits(LogitPart &a, const LogitPart &b) {
     const float high = fmaxf(a.high, b.high), best = fmaxf(a.best, b.best);
-    a.whole_sum = a.whole_sum * relative(a.high, high) + b.whole_sum * relative(b.high, high);
-    a.allowed_sum = a.allowed_sum * relative(a.best, best) + b.allowed_sum * relative(b.best, best);
+    a.whole_sum = a.whole_sum * __expf(a.high - high) + b.whole_sum * __expf(b.high - high);
+    a.allowed_sum = a.allowed_sum * __expf(a.best - best) + b.allowed_sum * __expf(b.best - best);
     if (b.best > a.best || (b.best == a.best && b.token < a.token)) {
         a.token = b.token;
     }
@@ -43,39 +24,30 @@ __device__ inline void merge_logits(LogitPart &a, const LogitPart &b) {
 }
 
 __device__ inline LogitPart warp_merge_logits(LogitPart part) {
-#pragma unroll
+#pragma unroll 1
     for (int distance = 16; distance > 0; distance /= 2) {
         LogitPart other;
         other.best = __shfl_xor_sync(0xffffffff, part.best, distance);
         other.allowed_sum = __shfl_xor_sync(0xffffffff, part.allowed_sum, distance);
-        other.token = __shfl_xor_sync(0xffffffff, part.token, distance);
         other.high = __shfl_xor_sync(0xffffffff, part.high, distance);
         other.whole_sum = __shfl_xor_sync(0xffffffff, part.whole_sum, distance);
         other.no_speech = __shfl_xor_sync(0xffffffff, part.no_speech, distance);
+        other.token = __shfl_xor_sync(0xffffffff, part.token, distance);
         merge_logits(part, other);
     }
     return part;
 }
 
-// Four sums over a warp's lanes; lane i gets the sum of values[i / 8].
-__device__ inline float sum_four(const float (&values)[4]) {
-    const bool is_high = threadIdx.x & 16, is_odd = threadIdx.x & 8;
-    float a = is_high ? values[2] : values[0], b = is_high ? values[3] : values[1];
-    a += __shfl_xor_sync(0xffffffff, is_high ? values[0] : values[2], 16);
-    b += __shfl_xor_sync(0xffffffff, is_high ? values[1] : values[3], 16);
-    const float kept = is_odd ? b : a;
-    return warp_sum<8>(kept + __shfl_xor_sync(0xffffffff, is_odd ? a : b, 8));
-}
-
-// This block's part of the vocabulary: four rows a warp at a time. s.normed holds the last layer
-// norm in planes for kType. Bytes: 2 n_vocab width in fp16 for all blocks.
+// This block's part of the vocabulary: four rows a warp at a time; all of it in lane 0 of warp 0.
+// s.normed holds the last layer norm in planes for kType. Bytes: 2 n_vocab width in fp16.
 template <dw_type kType>
-__device__ inline void make_logits(const TokenRun &r, TokenShared &s, int forbidden) {
+__device__ inline LogitPart make_logits(const TokenRun &r, TokenShared &s, int forbidden) {
     constexpr int kColumns = Packed<kType>::kColumns;
     const int pieces = r.width / kColumns, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const char *data = static_cast<const char *>(r.embedding.data);
     LogitPart part = empty_logits();
     const int step = static_cast<int>(gridDim.x) * kTokenWarps * 4;
+#pragma unroll 1
     for (int row0 = (static_cast<int>(blockIdx.x) * kTokenWarps + warp) * 4; row0 < r.n_vocab;
          row0 += step) {
         const int own = row0 + lane / 8;
@@ -91,13 +63,12 @@ __device__ inline void make_logits(const TokenRun &r, TokenShared &s, int forbid
             }
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                const float sum = multiply_piece<kType>(weights[i], s.normed, pieces, piece);
+                float sum = multiply_piece<kType>(weights[i], s.normed, pieces, piece);
                 if constexpr (kType == DW_INT4) {
-                    sums[i] += sum * scale_at<kType>(r.embedding, min(row0 + i, r.n_vocab - 1),
-                                                     r.width, piece * kColumns);
-                } else {
-                    sums[i] += sum;
+                    sum *= scale_at<kType>(r.embedding, min(row0 + i, r.n_vocab - 1), r.width,
+                                           piece * kColumns);
                 }
+                sums[i] += sum;
             }
         }
         float logit = sum_four(sums);
@@ -105,7 +76,9 @@ __device__ inline void make_logits(const TokenRun &r, TokenShared &s, int forbid
             if constexpr (kType == DW_INT8) {
                 logit *= scale_at<kType>(r.embedding, own, r.width, 0);
             }
-            add_logit(part, own, logit, !(mask & forbidden), own == r.no_speech);
+            const bool is_allowed = !(mask & forbidden);
+            merge_logits(part, {is_allowed ? logit : kNoLogit, is_allowed ? 1.0f : 0.0f, logit, 1.0f,
+                                own == r.no_speech ? logit : kNoLogit, is_allowed ? own : 0x3ffff});
         }
     }
     if (lane % 8 == 0) {
@@ -116,34 +89,75 @@ __device__ inline void make_logits(const TokenRun &r, TokenShared &s, int forbid
         part = s.logit_parts[lane];
         merge_logits(part, s.logit_parts[lane + 32]);
         part = warp_merge_logits(part);
-        if (lane == 0) {
-            r.logit_parts[blockIdx.x] = part;
-        }
     }
+    return part;
 }
 
-// After all blocks wrote their parts: the same result in s.choice of every block.
-__device__ inline void merge_choice(const TokenRun &r, TokenShared &s) {
-    if (threadIdx.x < 32) {
-        LogitPart part = empty_logits();
-        for (int block = threadIdx.x; block < static_cast<int>(gridDim.x); block += 32) {
-            const float *from = reinterpret_cast<const float *>(r.logit_parts + block);
-            LogitPart other;
-            other.best = __ldcg(from);
-            other.allowed_sum = __ldcg(from + 1);
-            other.token = __float_as_int(__ldcg(from + 2));
-            other.high = __ldcg(from + 3);
-            other.whole_sum = __ldcg(from + 4);
-            other.no_speech = __ldcg(from + 5);
-            merge_logits(part, other);
-        }
-        part = warp_merge_logits(part);
-        if (threadIdx.x == 0) {
-            part.token = min(part.token, r.n_vocab - 1); // even if every logit is NaN
-            s.choice = part;
+// A block's best logit in one word: its bits, 14 bits of the step's tag and 18 of the token. That
+// is all that the next token waits for; the sums follow in words of their own.
+__device__ inline void send_choice(const TokenRun &r, const LogitPart &part, uint32_t tag) {
+    uint64_t *words = r.logit_parts + blockIdx.x * 4;
+    const uint64_t choice = uint64_t{__float_as_uint(part.best)} << 32 | (tag & 0x3fff) << 18 |
+                            static_cast<uint32_t>(part.token);
+    asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(r.choices + blockIdx.x), "l"(choice)
+                 : "memory");
+    send(words, part.allowed_sum, tag);
+    send(words + 1, part.high, tag);
+    send(words + 2, part.whole_sum, tag);
+    send(words + 3, part.no_speech, tag);
+}
+
+__device__ inline void receive_choice(const TokenRun &r, int block, uint32_t tag, float &best,
+                                      int &token) {
+    uint64_t word;
+    do {
+        word = load_shared_word(r.choices + block);
+    } while ((static_cast<uint32_t>(word) >> 18) != (tag & 0x3fff));
+    best = __uint_as_float(static_cast<uint32_t>(word >> 32));
+    token = static_cast<int>(word & 0x3ffff);
+}
+
+// Wait for all blocks: the token of the largest logit, in every lane of the warp.
+__device__ inline int await_token(const TokenRun &r, uint32_t tag) {
+    float best = -INFINITY;
+    int token = 0x3ffff;
+#pragma unroll 1
+    for (int block = threadIdx.x % 32; block < static_cast<int>(gridDim.x); block += 32) {
+        float other;
+        int other_token;
+        receive_choice(r, block, tag, other, other_token);
+        if (other > best || (other == best && other_token < token)) {
+            best = other;
+            token = other_token;
         }
     }
-    __syncthreads();
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2) {
+        const float other = __shfl_xor_sync(0xffffffff, best, distance);
+        const int other_token = __shfl_xor_sync(0xffffffff, token, distance);
+        if (other > best || (other == best && other_token < token)) {
+            best = other;
+            token = other_token;
+        }
+    }
+    return min(token, r.n_vocab - 1); // even if every logit is NaN
+}
+
+// The same with the sums, for the probabilities: one warp of one block does it.
+__device__ inline LogitPart await_choice(const TokenRun &r, uint32_t tag) {
+    LogitPart part = empty_logits();
+#pragma unroll 1
+    for (int block = threadIdx.x % 32; block < static_cast<int>(gridDim.x); block += 32) {
+        LogitPart other;
+        receive_choice(r, block, tag, other.best, other.token);
+        const uint64_t *words = r.logit_parts + block * 4;
+        other.allowed_sum = receive(words, tag);
+        other.high = receive(words + 1, tag);
+        other.whole_sum = receive(words + 2, tag);
+        other.no_speech = receive(words + 3, tag);
+        merge_logits(part, other);
+    }
+    return warp_merge_logits(part);
 }
 
 } // namespace dw

@@ -1,12 +1,22 @@
 // The decoder for one sequence: whole tokens in one persistent kernel.
 //
 // At batch one a token is about reading every weight once, so one launch takes up to eight tokens
-// through all layers, with all multiprocessors in step. A layer has five phases; work is split so
-// that a phase needs little of what other blocks made: attention heads are shared by `parts`
-// blocks each, which wait for their head only, and whatever adds to the residual stream does so
-// with atomic additions in fixed point (token_sync.cuh). The residual stream itself is kept in
-// every block's shared memory. While blocks wait, the weights of the same phase of the next layer
-// are already being copied into shared memory, as far as there is room.
+// through all layers, with all multiprocessors in step. Work is split so that blocks exchange
+// little: attention heads are shared by `parts` blocks each, and the MLP's two matrices by hidden
+// channels. Every block has the residual stream in its shared memory. A layer has five exchanges:
+//
+//   1  queries, keys and values of a head      sent to the blocks of the head
+//   2  the self-attention's output             counted sums, for all
+//   3  attention over a part of the audio      sent to the blocks of the head
+//   4  the cross-attention's output            counted sums, for all
+//   5  the MLP's output                        counted sums, for all
+//
+// None is a barrier: readers wait for the values themselves (token_sync.cuh). Meanwhile weights of
+// the next layer are copied into shared memory, as far as there is room (token_stage.cuh).
+//
+// The code is written so that everything is in the kernel once, in loops that are not unrolled: a
+// token runs through all of it, and instructions that are not in the cache cost more than any of
+// the arithmetic.
 //
 // Bytes a token: all weights of the decoder and the embedding once, keys and values once.
 // Reference: run_token in ../reference/reference_backend.cpp, one step of the same arithmetic.
@@ -19,27 +29,108 @@
 namespace dw {
 namespace {
 
+// x = embedding of the token + positional embedding.
 template <dw_type kType>
 __device__ inline void load_embedding(const TokenRun &r, TokenShared &s, int64_t token,
                                       int64_t position) {
     constexpr int kColumns = Packed<kType>::kColumns;
     const char *data = static_cast<const char *>(r.embedding.data);
-    for (int piece = threadIdx.x; piece < r.width / kColumns; piece += kTokenThreads) {
+    const int piece = threadIdx.x;
+    if (piece < r.width / kColumns) {
         float values[kColumns];
         Packed<kType>::widen(values,
                              load_weights(data + (token * (r.width / kColumns) + piece) * 16));
         const float scale = scale_at<kType>(r.embedding, token, r.width, piece * kColumns);
-        for (int i = 0; i < kColumns; i++) {
-            const int column = piece * kColumns + i;
-            s.x[column] = values[i] * scale + __ldg(r.positional + position * r.width + column);
+        const float *positional = r.positional + position * r.width + piece * kColumns;
+#pragma unroll
+        for (int i = 0; i < kColumns; i += 4) {
+            const float4 add = __ldg(reinterpret_cast<const float4 *>(positional + i));
+            *reinterpret_cast<float4 *>(s.x + piece * kColumns + i) = {
+                values[i] * scale + add.x, values[i + 1] * scale + add.y,
+                values[i + 2] * scale + add.z, values[i + 3] * scale + add.w};
         }
     }
     __syncthreads();
 }
 
-__device__ inline void clear_sums(unsigned long long *sums, int num) {
+__device__ inline void clear_sums(uint64_t *sums, int num) {
+#pragma unroll 1
     for (int i = blockIdx.x * kTokenThreads + threadIdx.x; i < num; i += gridDim.x * kTokenThreads) {
         sums[i] = 0;
+    }
+}
+
+template <class Body> __device__ inline void for_items(const TokenRun &r, Body body) {
+#pragma unroll 1
+    for (int item = blockIdx.x; item < r.heads * r.parts; item += gridDim.x) {
+        body(item % r.heads, item / r.heads);
+    }
+}
+
+// All layers for one token in s.x; the last layer norm is in s.normed afterwards, in planes of
+// 1 << log_columns_out. sums: [layers, 3, width], zero before.
+template <dw_type kType>
+__device__ inline void run_layers(const TokenRun &r, TokenShared &s, const TokenStage<kType> &stage,
+                                  int position, uint64_t *sums, uint32_t tag, int log_columns_out) {
+    TokenPhases<kType> phases(r, s, stage);
+    const uint64_t *last_sums = nullptr;
+    int num_additions = 0;
+#pragma unroll 1
+    for (int step = 0; step <= 3 * r.num_layers; step++) { // 3 steps a layer and the last norm
+        const int layer = step / 3, kind = step % 3, next = layer + 1 < r.num_layers ? layer + 1 : 0;
+        const bool is_end = layer == r.num_layers;
+        const LayerWeights &w = stage.layers[is_end ? 0 : layer];
+        const Norm norm = is_end ? r.text_norm
+                          : kind == 0 ? w.attn_norm
+                          : kind == 1 ? w.cross_norm
+                                      : w.mlp_norm;
+        normalise(s, r.width, is_end ? log_columns_out : kLogColumns<kType>, last_sums,
+                  num_additions, norm, [&] {
+                      if (is_end) {
+                          return;
+                      } else if (kind == 0) {
+                          stage.copy_mlp(layer);
+                      } else {
+                          stage.copy_out(kind == 1 ? r.stage.out : r.stage.cross_out,
+                                         kind == 1 ? stage.layers[next].out
+                                                   : stage.layers[next].cross_out);
+                      }
+                      wait_copies<4>();
+                  });
+        if (is_end) {
+            return;
+        }
+        uint64_t *out = sums + step * r.width;
+        last_sums = out;
+        num_additions = kind == 2 ? static_cast<int>(gridDim.x) : r.heads;
+        if (kind == 2) {
+            phases.run_mlp(w, out);
+            continue;
+        }
+        const PagedKv kv = r.caches.layer(layer);
+        for_items(r, [&](int head, int part) {
+            if (kind == 0) {
+                phases.project_qkv(w.qkv, kv, position, head, part, tag + layer);
+            } else {
+                phases.attend_audio(w.cross_query, layer, head, part, tag + layer);
+            }
+        });
+        for_items(r, [&](int head, int part) {
+            if (kind == 0) {
+                phases.attend_tokens(kv, position, head, tag + layer, [&] {
+                    stage.copy_qkv(next);
+                    wait_copies<4>();
+                });
+            } else {
+                phases.merge_parts(head, tag + layer, [&] {
+                    stage.copy_cross(next);
+                    wait_copies<4>();
+                });
+            }
+            phases.project_out(kind == 0 ? w.out : w.cross_out,
+                               kind == 0 ? r.stage.out : r.stage.cross_out, out, head, part);
+            __syncthreads(); // s.head is free for the next item
+        });
     }
 }
 
@@ -50,56 +141,65 @@ __global__ void __launch_bounds__(kTokenThreads, 1) token_kernel(const __grid_co
     TokenShared &s = *reinterpret_cast<TokenShared *>(dynamic_shared);
     LayerWeights *layers = reinterpret_cast<LayerWeights *>(dynamic_shared + sizeof(TokenShared));
     const int layer_words = r.num_layers * static_cast<int>(sizeof(LayerWeights) / 8);
+#pragma unroll 1
     for (int i = threadIdx.x; i < layer_words; i += kTokenThreads) {
         reinterpret_cast<uint64_t *>(layers)[i] = reinterpret_cast<const uint64_t *>(r.layers)[i];
     }
+    if (threadIdx.x < kMaxBlocks) {
+        s.table[threadIdx.x] = r.table[threadIdx.x];
+    }
     __syncthreads();
-    TokenBlock<kType> block(r, s, layers,
-                            dynamic_shared + sizeof(TokenShared) +
-                                r.num_layers * sizeof(LayerWeights));
-    block.stage_first();
+    const TokenStage<kType> stage(r, layers,
+                                  dynamic_shared + sizeof(TokenShared) +
+                                      r.num_layers * sizeof(LayerWeights));
+    stage.copy_qkv(0);
+    stage.copy_out(r.stage.out, layers[0].out);
+    stage.copy_cross(0);
+    stage.copy_out(r.stage.cross_out, layers[0].cross_out);
 
     const int num_sums = r.num_layers * 3 * r.width;
     int token = r.inputs[0], num_new = 0;
+#pragma unroll 1
     for (int step = 0;; step++) {
-        unsigned long long *sums = r.sums + (step % 2) * num_sums;
+        uint64_t *sums = r.sums + (step % 2) * num_sums;
+        const uint32_t tag = r.tag + step * r.num_layers;
         load_embedding<kEmbedding>(r, s, token, r.position + step);
-        clear_sums(r.sums + (step + 1) % 2 * num_sums, num_sums);
-        for (int layer = 0; layer < r.num_layers; layer++) {
-            const unsigned long long *last =
-                layer ? sums + (layer * 3ll - 1) * r.width : nullptr;
-            if (layer == 0) {
-                wait_copies<4>();
-                __syncthreads();
-            }
-            block.run_layer(layer, r.position + step, sums, last);
+        clear_sums(r.sums + (step + 1) % 2 * num_sums, num_sums); // the step before used them
+        run_layers<kType>(r, s, stage, r.position + step, sums, tag, kLogColumns<kEmbedding>);
+        if (threadIdx.x == 0) {
+            fence(); // keys, values and cleared sums go before this block's choice
         }
         const bool is_answer = step >= r.num_inputs - 1;
+        LogitPart part = empty_logits();
         if (is_answer || step == r.sot_index) {
-            normalise<Packed<kEmbedding>::kColumns>(s, r.width, sums + num_sums - r.width,
-                                                    r.text_norm);
-            const bool is_first = r.is_first && step == r.num_inputs - 1;
-            make_logits<kEmbedding>(r, s, is_first ? 3 : 1);
+            part = make_logits<kEmbedding>(r, s, r.is_first && step == r.num_inputs - 1 ? 3 : 1);
         }
-        block.arrive_all();
-        block.await_all();
-        if (is_answer || step == r.sot_index) {
-            merge_choice(r, s);
-            if (step == r.sot_index && blockIdx.x == 0 && threadIdx.x == 0) {
-                r.answers->no_speech_prob =
-                    relative(s.choice.no_speech, s.choice.high) / s.choice.whole_sum;
+        if (threadIdx.x == 0) {
+            send_choice(r, part, tag);
+        }
+        if (threadIdx.x < 32) {
+            const int chosen = await_token(r, tag);
+            if (threadIdx.x == 0) {
+                fence();
+                s.token = chosen;
+            }
+        } else if (threadIdx.x < 64 && blockIdx.x == 0 && (is_answer || step == r.sot_index)) {
+            const LogitPart all = await_choice(r, tag);
+            if (threadIdx.x == 32 && step == r.sot_index) {
+                r.answers->no_speech_prob = __expf(all.no_speech - all.high) / all.whole_sum;
+            }
+            if (threadIdx.x == 32 && is_answer) {
+                r.answers->tokens[num_new] = min(all.token, r.n_vocab - 1);
+                r.answers->logprobs[num_new] = -logf(all.allowed_sum);
+                r.answers->num = num_new + 1;
             }
         }
+        __syncthreads();
         if (!is_answer) {
             token = r.inputs[step + 1];
             continue;
         }
-        token = s.choice.token;
-        if (blockIdx.x == 0 && threadIdx.x == 0) {
-            r.answers->tokens[num_new] = token;
-            r.answers->logprobs[num_new] = -logf(s.choice.allowed_sum);
-            r.answers->num = num_new + 1;
-        }
+        token = s.token;
         num_new++;
         if (num_new == r.num_new || token == r.eot) {
             clear_sums(sums, num_sums);
@@ -107,12 +207,6 @@ __global__ void __launch_bounds__(kTokenThreads, 1) token_kernel(const __grid_co
         }
     }
     wait_copies<0>();
-    __syncthreads();
-    if (threadIdx.x == 0 && atomicAdd(r.counters + 1, 1u) == gridDim.x - 1) {
-        for (int i = 0; i < 2 + r.heads; i++) { // no block waits any more
-            r.counters[i] = 0;
-        }
-    }
 }
 
 } // namespace
@@ -124,11 +218,11 @@ TokenKernel::TokenKernel(const dw_dimensions &dims, const dw_options &options, c
       scratch_(scratch) {
     choose_grid(device);
     layers_ = scratch.take(dims.n_text_layer * static_cast<int64_t>(sizeof(LayerWeights)));
-    query_ = scratch.take(int64_t{dims.n_text_state} * 4);
-    mixed_ = scratch.take(int64_t{dims.n_text_head} * parts_ * kMixedFloats * 4);
+    qkv_ = scratch.take(3ll * dims.n_text_state * 8);
+    mixed_ = scratch.take(int64_t{dims.n_text_head} * parts_ * kMixedFloats * 8);
     sums_ = scratch.take(2ll * dims.n_text_layer * 3 * dims.n_text_state * 8);
-    logit_parts_ = scratch.take(blocks_ * static_cast<int64_t>(sizeof(LogitPart)));
-    counters_ = scratch.take((2 + dims.n_text_head) * 4ll);
+    choices_ = scratch.take(blocks_ * 8ll);
+    logit_parts_ = scratch.take(blocks_ * 4 * 8ll);
 }
 
 const void *TokenKernel::kernel() const {
@@ -149,8 +243,9 @@ void TokenKernel::choose_grid(int device) {
     DW_CUDA(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
     DW_CUDA(cudaDeviceGetAttribute(&room, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
     const int heads = dims_.n_text_head;
+    processors = std::min(processors, kMaxAdditions); // each adds once to the MLP's sums
     if (processors >= heads) {
-        parts_ = processors / heads;
+        parts_ = std::min(processors / heads, kMaxParts);
         blocks_ = parts_ * heads;
     } else {
         // Fewer blocks than heads: as many parts as make the rounds come out evenly.
@@ -230,11 +325,13 @@ void TokenKernel::launch(TokenRun run, cudaStream_t stream) {
     run.no_speech = options_.no_speech;
     run.parts = parts_;
     run.stage = stage_;
-    run.query = scratch_.at<float>(query_);
-    run.mixed = scratch_.at<float>(mixed_);
-    run.sums = scratch_.at<unsigned long long>(sums_);
-    run.logit_parts = scratch_.at<LogitPart>(logit_parts_);
-    run.counters = scratch_.at<unsigned>(counters_);
+    run.qkv = scratch_.at<uint64_t>(qkv_);
+    run.mixed = scratch_.at<uint64_t>(mixed_);
+    run.sums = scratch_.at<uint64_t>(sums_);
+    run.choices = scratch_.at<uint64_t>(choices_);
+    run.logit_parts = scratch_.at<uint64_t>(logit_parts_);
+    run.tag = next_tag_;
+    next_tag_ += (kMaxRunInputs + kMaxChunk) * dims_.n_text_layer;
     void *arguments[] = {&run};
     DW_CUDA(cudaLaunchCooperativeKernel(kernel(), dim3(blocks_), dim3(kTokenThreads), arguments,
                                         shared_bytes_, stream));

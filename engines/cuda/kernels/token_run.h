@@ -19,9 +19,9 @@ struct TokenAnswers { // in memory of the host
 // What a block found among its part of the vocabulary.
 struct LogitPart {
     float best, allowed_sum; // largest allowed logit, and sum of exp(logit - best) of the allowed
-    int32_t token;           // of `best`
     float high, whole_sum;   // the same over all tokens
-    float no_speech;         // its logit, or -infinity
+    float no_speech;         // its logit, or kNoLogit
+    int32_t token;           // of `best`
 };
 
 // Where the next layer's weights wait in shared memory; offsets in bytes, -1 if they do not fit.
@@ -47,12 +47,13 @@ struct TokenRun {
     // how the work is split: items are (head, part), each done by one block
     int parts;
     StagePlan stage;
-    // memory that blocks share
-    float *query;              // [heads, 64]
-    float *mixed;              // [heads, parts, kMixedFloats]
-    unsigned long long *sums;  // [2, layers, 3, width]: fixed point, see token_sync.cuh
-    LogitPart *logit_parts;    // [blocks]
-    unsigned *counters;        // [2 + heads]: all blocks, blocks that ended, blocks of a head
+    // memory that blocks share, see token_sync.cuh
+    uint32_t tag;        // of the first layer; no launch before had this one or the following
+    uint64_t *qkv;       // sent: [heads, 3, 64]
+    uint64_t *mixed;     // sent: [heads, parts, kMixedFloats]
+    uint64_t *sums;      // counted: [2, layers, 3, width]; zero before and after a launch
+    uint64_t *choices;   // [blocks]: best logit and its token, see token_choice.cuh
+    uint64_t *logit_parts; // sent: [blocks, 4]
     TokenAnswers *answers;
 };
 
@@ -76,7 +77,8 @@ class TokenKernel {
     const Arena &scratch_;
     int blocks_ = 0, parts_ = 0, shared_bytes_ = 0;
     StagePlan stage_{};
-    int64_t layers_, query_, mixed_, sums_, logit_parts_, counters_; // places in scratch
+    uint32_t next_tag_ = 1;
+    int64_t layers_, qkv_, mixed_, sums_, choices_, logit_parts_; // places in scratch
 };
 
 } // namespace dw

@@ -1,35 +1,54 @@
-// How the blocks of the token kernel wait for one another and add to the same vector.
+// How the blocks of the token kernel hand one another values without a barrier: whoever waits
+// reads the value itself until it is there, one way to the L2 cache and back.
 //
-// All blocks are on the GPU at once (a cooperative launch), so that they may wait. Counters only
-// grow during a launch; the block that ends last sets them back to zero.
+// All blocks are on the GPU at once (a cooperative launch), so that they may wait.
 #pragma once
 
 #include <cstdint>
 
 namespace dw {
 
-// Thread 0, after a __syncthreads(): what the block wrote is seen by whoever sees the count.
-__device__ inline void arrive(unsigned *counter) {
-    asm volatile("fence.acq_rel.gpu;\n\tred.relaxed.gpu.global.add.u32 [%0], 1;" ::"l"(counter)
+__device__ inline uint64_t load_shared_word(const uint64_t *word) {
+    uint64_t value;
+    asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(word) : "memory");
+    return value;
+}
+
+// A value from one block, with a tag in the same word that tells it from an older one. Tags count
+// layers since the engine was made.
+__device__ inline void send(uint64_t *word, float value, uint32_t tag) {
+    const uint64_t both = uint64_t{tag} << 32 | __float_as_uint(value);
+    asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(word), "l"(both) : "memory");
+}
+__device__ inline float receive(const uint64_t *word, uint32_t tag) {
+    uint64_t both;
+    do {
+        both = load_shared_word(word);
+    } while (static_cast<uint32_t>(both >> 32) != tag);
+    return __uint_as_float(static_cast<uint32_t>(both));
+}
+
+// A sum of values from many blocks: 56 bits of fixed point and, in the lowest 8, how many have been
+// added. Integer addition gives the same sum in any order, so that a token never depends on which
+// block was faster. 28 bits after the point reach from 4e-9 to 1e8.
+constexpr float kFixedOne = 268435456.0f;
+constexpr int kMaxAdditions = 255;
+
+__device__ inline void add_counted(uint64_t *sum, float value) {
+    const auto fixed = static_cast<uint64_t>(__float2ll_rn(value * kFixedOne));
+    asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" ::"l"(sum), "l"((fixed << 8) + 1)
                  : "memory");
 }
-
-// Thread 0, before a __syncthreads().
-__device__ inline void await(const unsigned *counter, unsigned target) {
-    unsigned count;
+__device__ inline float await_counted(const uint64_t *sum, uint32_t num_additions) {
+    uint64_t word;
     do {
-        asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(count) : "l"(counter) : "memory");
-    } while (count < target);
+        word = load_shared_word(sum);
+    } while ((word & 255) != num_additions);
+    return __ll2float_rn(static_cast<int64_t>(word) >> 8) * (1.0f / kFixedOne);
 }
 
-// Sums of floats from many blocks in 64-bit fixed point: integer addition gives the same result
-// in any order, so that a token never depends on which block was faster. 32 bits after the point
-// reach from 2e-10 to 2e9.
-__device__ inline void add_fixed(unsigned long long *sum, float value) {
-    atomicAdd(sum, static_cast<unsigned long long>(__float2ll_rn(value * 4294967296.0f)));
-}
-__device__ inline float read_fixed(const unsigned long long *sum) {
-    return __ll2float_rn(static_cast<long long>(__ldcg(sum))) * 2.3283064365386963e-10f;
-}
+// Once a token the blocks also have to see what others wrote in plain words: between this call by
+// one thread of the writer, after a __syncthreads(), and the same by the reader, something is sent.
+__device__ inline void fence() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
 
 } // namespace dw

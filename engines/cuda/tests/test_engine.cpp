@@ -4,6 +4,7 @@
 //   test_engine compare LIBRARY REFERENCE [small|real]
 //   test_engine leaks LIBRARY UTTERANCES
 //   test_engine time LIBRARY [REPEATS]
+//   test_engine once LIBRARY: a few calls at base.en's sizes, for a profiler
 #include <algorithm>
 #include <chrono>
 
@@ -369,6 +370,17 @@ int main(int count, char **arguments) {
             model.max_audios = 2, model.encode_batch = 1;
             time_model(library, model, repeats);
         }
+    } else if (what == "once") {
+        RandomModel model = base;
+        model.never_ends = true;
+        dw_engine *engine = model.load(library);
+        dw_audio *audio;
+        std::vector<float> features(int64_t{model.dims.n_audio_ctx} * model.dims.n_audio_state);
+        library.check(library.dw_encode_features(engine, model.mel(1).data(), &audio,
+                                                 features.data()), "encode");
+        decode(library, engine, audio, {10, 11}, 26);
+        library.dw_audio_release(audio);
+        library.dw_destroy(engine);
     } else {
         std::printf("usage: see the top of test_engine.cpp\n");
         return 2;
