@@ -92,6 +92,29 @@ check cpu-int8 'package demo python:onnx' 300 'int8 gives the same texts on this
 check cpu-speech 'package demo engine:onnx' 600 'base.en int8 on the CPU answers within 2 s' \
     "$engines_probe speech {onnx}" 'a text, median under 2000 ms' 'texts, .* median ([0-9]{1,3}|1[0-9]{3}) ms'
 
+# The native CUDA engine
+check cuda-build 'board command:nvcc' 1800 \
+    'the CUDA engine compiles for sm_87 with JetPack'"'"'s toolkit, and no kernel spills registers' \
+    'build_scripts/build_cuda_engine.sh --arch sm_87 --output engines/cuda/build 2>&1 | tail -n 1' \
+    'libduplex_whisper.so is ready' 'is ready'
+check cuda-demo 'board package demo python:onnx' 300 \
+    'its kernels run on an Orin: the self-test passes and the texts are right' \
+    "$engines_probe build cuda fp16" 'texts as said' 'texts as said'
+check cuda-int8 'board package demo python:onnx' 300 'the same with 8-bit weights' \
+    "$engines_probe build cuda int8" 'texts as said' 'texts as said'
+check cuda-int4 'board package demo python:onnx' 300 'the same with 4-bit weights' \
+    "$engines_probe build cuda int4" 'texts as said' 'texts as said'
+check cuda-speech 'board package demo engine:cuda' 600 \
+    'a real model answers within half a second' \
+    "$engines_probe speech {cuda}" 'a text, median under 500 ms' 'texts, .* median [0-4]?[0-9]{1,2} ms'
+check cuda-tokens 'board package demo engine:cuda engine:onnx' 900 \
+    'it decodes the tokens that the CPU decodes' \
+    "$engines_probe same-tokens {cuda} {onnx}" 'equal in most utterances (quantised ones may differ)' \
+    'equal in [1-9]'
+check cuda-leak 'board package demo engine:cuda' 900 \
+    'the GPU memory of a process comes back when it ends' \
+    "$engines_probe leak {cuda}" 'memory came back' '^memory came back'
+
 # TensorRT plans
 check plan-build 'board package demo command:trtexec python:onnx' 3600 \
     'build_tensorrt.sh builds plans on the board, and the engine writes texts with them' \

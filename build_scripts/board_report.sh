@@ -104,7 +104,7 @@ reason_to_skip() {
 # The command with its engine folder, and below the recorded tree when there is one.
 command_of() {
     local command=${commands[$1]} backend
-    for backend in onnx tensorrt trtllm trtllm-paged trtllm-contiguous voice; do
+    for backend in onnx cuda tensorrt trtllm trtllm-paged trtllm-contiguous voice; do
         if [[ $command == *"{$backend}"* ]]; then
             command=${command//"{$backend}"/$(printf '%q' "$(engine_of "$backend")")}
         fi

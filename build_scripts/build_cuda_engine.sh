@@ -221,7 +221,8 @@ list_kernels() {
             shared = 0
             if ($0 ~ /bytes smem/) { shared = $0; sub(/ bytes smem.*/, "", shared); sub(/.* /, "", shared) }
             if (!seen++)
-                printf "%-6s %9s %13s %7s %7s  %s\n", "arch", "registers", "static shared", "stack", "spills", "kernel"
+                printf "%-6s %9s %13s %7s %7s  %s\n", "arch", "registers", "static shared",
+                    "stack", "spills", "kernel"
             printf "%-6s %9d %13d %7d %7d  %s\n", arch, registers, shared, stack, spills, name
             if (spills > 0 || shared > 49152) bad++
         }
