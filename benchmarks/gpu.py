@@ -19,7 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -177,6 +177,9 @@ def measure_ours(
         "python_overhead_ms": statistics.median(overheads),
         "peak_gpu_mb": max(peak, own) / MB,
         "weights_mb": memory.weight_bytes / MB,
+        "audio_mb": memory.audio_bytes / MB,
+        "pool_mb": memory.pool_bytes / MB,
+        "scratch_mb": memory.scratch_bytes / MB,
         "load_s": load_s,
     }
     return {name: round(value, 4) for name, value in figures.items()}, decoding.tokens
@@ -242,7 +245,13 @@ def measure_throughput(
 
         def run(engine: CudaEngine = engine, mels: Any = mels, prompt: Any = prompt) -> None:
             audios = engine.encode_batch(mels)
-            answers = engine.decode_batch(audios, prompt, BATCH_TOKENS, stop_on_repetition=False)
+            answers: Sequence[object]
+            if len(audios) == 1:  # as the daemon does
+                answers = [engine.decode(audios[0], prompt, BATCH_TOKENS, stop_on_repetition=False)]
+            else:
+                answers = engine.decode_batch(
+                    audios, prompt, BATCH_TOKENS, stop_on_repetition=False
+                )
             assert all(isinstance(each, Decoding) and len(each.tokens) == BATCH_TOKENS
                        for each in answers)  # fmt: skip
             for audio in audios:
