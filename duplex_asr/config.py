@@ -98,10 +98,28 @@ def _config_from(content: dict[str, Any]) -> Config:
 def _check_together(config: Config) -> None:
     """Raise ConfigError for values that are allowed alone and make no sense together."""
     ears = config.endpointer
+    silence_ms = ears.min_silence_ms
     if ears.release_threshold > ears.threshold:
         raise ConfigError(
             f"endpointer.release_threshold = {ears.release_threshold}: it must not be above "
             f"endpointer.threshold, which is {ears.threshold}"
+        )
+    if ears.complete_silence_ms and not ears.early_ms < ears.complete_silence_ms <= silence_ms:
+        raise ConfigError(
+            f"endpointer.complete_silence_ms = {ears.complete_silence_ms}: it must be 0 or above "
+            f"early_ms, which is {ears.early_ms}, and not above min_silence_ms, which is "
+            f"{silence_ms}"
+        )
+    if ears.unfinished_silence_ms and ears.unfinished_silence_ms < silence_ms:
+        raise ConfigError(
+            f"endpointer.unfinished_silence_ms = {ears.unfinished_silence_ms}: it must be 0 or not "
+            f"below min_silence_ms, which is {silence_ms}"
+        )
+    adapts = ears.complete_silence_ms or ears.unfinished_silence_ms
+    if adapts and not 0 < ears.early_ms < silence_ms:
+        raise ConfigError(
+            f"endpointer.early_ms = {ears.early_ms}: it must be above 0 and below min_silence_ms "
+            "for complete_silence_ms and unfinished_silence_ms to have a text to look at"
         )
 
 

@@ -16,7 +16,6 @@ import asyncio
 import itertools
 import logging
 import threading
-import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,14 +23,15 @@ from types import MappingProxyType
 from typing import Any
 
 from duplex_asr import __version__
-from duplex_asr.asr.engine import ShouldStop
 from duplex_asr.asr.transcript import Transcript
 from duplex_asr.audio.frames import Samples
 from duplex_asr.audio.resampling import PcmStream
 from duplex_asr.audio.sources import Source
+from duplex_asr.cancellation import Cancellation, Cancelled
 from duplex_asr.client_recognition import ClientRecognition
 from duplex_asr.debugging.saved_utterances import SavedUtterances
 from duplex_asr.debugging.utterance_saver import UtteranceSaver
+from duplex_asr.early_transcription import SpeculationCounts
 from duplex_asr.errors import AudioError, GpuLostError
 from duplex_asr.hearing.endpointer import Endpointer, NewId
 from duplex_asr.hearing.utterance import Utterance
@@ -46,7 +46,7 @@ from duplex_asr.service.metrics_server import MetricsServer
 from duplex_asr.service.publisher import Publisher
 from duplex_asr.service.runtime_dir import RuntimeDir, ServiceConfig
 from duplex_asr.service.status import ServiceFigures, ServiceStatus
-from duplex_asr.service.transcription_queue import TranscriptionJob, TranscriptionQueue
+from duplex_asr.service.transcription_queue import TranscriptionQueue
 from duplex_asr.source_recognition import SourceRecognition
 
 logger = logging.getLogger(__name__)
@@ -59,10 +59,13 @@ STOP_READERS_S = 0.2
 
 @dataclass(frozen=True)
 class LoadedSpeech:
-    """A transcriber with its engine: `transcribe` and `close` are called in one thread."""
+    """A transcriber with its engine: `transcribe` and `close` are called in one thread.
+
+    transcribe: takes a draft, too; raises Cancelled.
+    """
 
     info: RecognizerInfo
-    transcribe: Callable[[Utterance, ShouldStop | None], Transcript]
+    transcribe: Callable[[Utterance, Cancellation, tuple[int, ...]], Transcript]
     close: Callable[[], None]
 
 
@@ -93,6 +96,7 @@ class Daemon:
         options: ServeOptions,
         handed_over: HandedOver = MappingProxyType({}),
         saved_utterances: SavedUtterances | None = None,
+        partial_interval_ms: int = 0,
     ) -> None:
         self._source = source
         self._new_endpointer = new_endpointer
@@ -107,6 +111,8 @@ class Daemon:
         self.is_open = asyncio.Event()
         self._is_stopping = threading.Event()
         self._queue = TranscriptionQueue(MAX_QUEUED_UTTERANCES)
+        self._partial_interval_ms = partial_interval_ms
+        self._speculation = SpeculationCounts()
         self._recognition = SourceRecognition(
             source,
             new_endpointer,
@@ -116,6 +122,8 @@ class Daemon:
             lambda: self._publisher.wants(events.Level),
             self._keep,
             self._is_stopping.is_set,
+            self._speculation,
+            partial_interval_ms,
         )
         self._loop: asyncio.AbstractEventLoop
         state = events.State("starting", source.name, "", __version__)
@@ -157,7 +165,7 @@ class Daemon:
             "source": lambda: {"name": self._source.name, "is_live": self._source.is_live},
             "queues": lambda: {"utterances": self._queue.num_waiting},
             "drops": self._describe_drops,
-            "speculation": lambda: {},
+            "speculation": self._speculation.as_dict,
             "utterances": lambda: self._saver.counts() if self._saver is not None else {},
             "clients": lambda: [*self._events.clients(), *self._control.clients()],
         }
@@ -177,6 +185,10 @@ class Daemon:
             "dropped_levels": dropped.levels,
             "input_overflows": self._source.num_overflows,
         }
+
+    def status(self) -> dict[str, Any]:
+        """What `duplex-asr status` shows; to be called in the event loop's thread."""
+        return self._status()
 
     def request_stop(self) -> None:
         """Make `run` return; to be called in the event loop's thread."""
@@ -245,7 +257,7 @@ class Daemon:
         self._publish_state("stopping")
         self._is_stopping.set()
         for job in self._queue.close():
-            job.on_failure(job, "stopping", "the daemon is stopping")
+            job.fail("stopping", "the daemon is stopping")
         # In a thread that can be given up on: a sound card or a network's file may take its time.
         self._start_thread("close-source", self._source.close)
         await self._control.stop()
@@ -351,30 +363,22 @@ class Daemon:
         self._recognition.language = speech.info.languages[0]
         while (job := self._queue.get()) is not None:
             try:
-                self._transcribe(speech, job)
+                job.complete(speech.transcribe(job.utterance, job.cancellation, job.draft))
+            except Cancelled:
+                job.fail("stopping", "transcription was stopped")
             except GpuLostError as exc:  # nothing will work any more: let systemd start anew
-                job.on_failure(job, "gpu-lost", str(exc))
+                job.fail("gpu-lost", str(exc))
                 self._post(self._end_run, exc)
                 return
             except Exception as exc:  # the outermost loop of this thread
                 logger.exception("transcribing %s failed", job.utterance.id)
-                job.on_failure(job, "transcription-failed", f"{type(exc).__name__}: {exc}")
+                job.fail("transcription-failed", f"{type(exc).__name__}: {exc}")
             self._queue.finish(job)
         speech.close()
 
     def _set_speech_info(self, info: RecognizerInfo) -> None:
         if not self._speech_info.done():
             self._speech_info.set_result(info)
-
-    def _transcribe(self, speech: LoadedSpeech, job: TranscriptionJob) -> None:
-        job.started_at = time.monotonic()
-        transcript = speech.transcribe(
-            job.utterance, lambda: self._is_stopping.is_set() or job.is_cancelled()
-        )
-        if transcript.decode_end == "stopped":
-            job.on_failure(job, "stopping", "transcription was stopped")
-        else:
-            job.on_transcript(job, transcript)
 
     # For the clients, in the event loop's thread: control_session.Recognizer.
 
@@ -392,4 +396,7 @@ class Daemon:
             self._queue,
             self._executor,
             self._post,
+            self._speculation,
+            self._partial_interval_ms,
+            on_committed,
         )

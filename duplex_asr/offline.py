@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from duplex_asr.asr.mel import N_SAMPLES
+from duplex_asr.asr.sentences import ending_of
 from duplex_asr.asr.transcriber import Transcriber
 from duplex_asr.asr.transcript import Transcript
 from duplex_asr.audio.files import FileSource
 from duplex_asr.audio.frames import FRAME_SAMPLES
 from duplex_asr.config import Config
 from duplex_asr.errors import AudioError
-from duplex_asr.hearing.endpointer import Endpointer, HearingEvent
+from duplex_asr.hearing.endpointer import Endpointer, HearingEvent, Pause
 from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.hearing.vad import load_detector
 
@@ -35,7 +36,10 @@ def transcribe_file(path: Path, transcriber: Transcriber, config: Config) -> Ite
     failure: AudioError | None = None
     try:
         for frame in source.frames():
-            yield from _transcripts(endpointer.push(frame), transcriber)
+            heard = endpointer.push(frame)
+            if endpointer.is_adaptive:
+                _expect(heard, endpointer, transcriber)
+            yield from _transcripts(heard, transcriber)
     except AudioError as error:
         failure = error
     finally:
@@ -49,6 +53,14 @@ def _transcripts(events: list[HearingEvent], transcriber: Transcriber) -> Iterat
     for event in events:
         if isinstance(event, Utterance):
             yield transcriber.transcribe(event)
+
+
+def _expect(heard: list[HearingEvent], endpointer: Endpointer, transcriber: Transcriber) -> None:
+    """Tell the endpointer how the text of a pause ends, as the daemon does."""
+    for event in heard:
+        if isinstance(event, Pause):
+            transcript = transcriber.transcribe(event.utterance)
+            endpointer.expect(event.utterance.id, ending_of(transcript.text))
 
 
 def transcribe_whole_file(path: Path, transcriber: Transcriber) -> Iterator[Transcript]:

@@ -14,11 +14,14 @@ from duplex_asr import __version__
 from duplex_asr.asr.engines import find_engine, load_engine
 from duplex_asr.asr.manifest import read_manifest
 from duplex_asr.asr.transcriber import Transcriber
+from duplex_asr.asr.transcript import Transcript
 from duplex_asr.audio.sources import open_source
+from duplex_asr.cancellation import Cancellation
 from duplex_asr.config import Config
 from duplex_asr.daemon import Daemon, LoadedSpeech, ServeOptions
 from duplex_asr.debugging.saved_utterances import DebugConfig, SavedUtterances
 from duplex_asr.hearing.endpointer import Endpointer, NewId
+from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.hearing.vad import load_detector
 from duplex_asr.service.control_session import RecognizerInfo
 from duplex_asr.service.listening import check_service
@@ -53,6 +56,7 @@ def serve(config: Config, options: ServeOptions, signals: StopSignals) -> int:
             options=options,
             handed_over=handed_over,
             saved_utterances=saved_utterances(config.debug),
+            partial_interval_ms=config.transcription.partial_interval_ms,
         )
         asyncio.run(_run(daemon, signals))
     if daemon.has_stuck_threads:
@@ -106,4 +110,10 @@ def load_speech(config: Config, engine_folder: Path) -> LoadedSpeech:
     language = config.transcription.language if engine.dimensions.is_multilingual else "en"
     backend = read_manifest(engine_folder).backend
     info = RecognizerInfo(engine.name, (language,), __version__, backend, str(engine_folder))
-    return LoadedSpeech(info, transcriber.transcribe, engine.close)
+
+    def transcribe(
+        utterance: Utterance, cancellation: Cancellation, draft: tuple[int, ...]
+    ) -> Transcript:
+        return transcriber.transcribe(utterance, cancellation=cancellation, draft=draft)
+
+    return LoadedSpeech(info, transcribe, engine.close)

@@ -1,6 +1,7 @@
 """Frames of the source in, events of what was said out: the path that everybody may follow.
 
-Source -> Endpointer in the listen thread; the transcripts come from the transcribe thread.
+Source -> Endpointer in the listen thread, which has the engine work early; the transcripts come
+from the transcribe thread, or, when they have waited for the end, from the listen thread.
 """
 
 from __future__ import annotations
@@ -14,10 +15,24 @@ from duplex_asr.audio.frames import SAMPLES_PER_MS, Samples
 from duplex_asr.audio.level import LevelMeter, SoundLevel
 from duplex_asr.audio.source_notices import SourceNotice
 from duplex_asr.audio.sources import Source
-from duplex_asr.hearing.endpointer import Endpointer, HearingEvent, NewId, NoSpeech, VoiceStarted
+from duplex_asr.early_transcription import EarlyTranscription, Hypothesis, SpeculationCounts
+from duplex_asr.hearing.endpointer import (
+    Endpointer,
+    HearingEvent,
+    NewId,
+    NoSpeech,
+    Pause,
+    Resumed,
+    VoiceStarted,
+)
 from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.service import events
-from duplex_asr.service.transcription_queue import TranscriptionJob, TranscriptionQueue, measure
+from duplex_asr.service.transcription_queue import (
+    Rank,
+    TranscriptionJob,
+    TranscriptionQueue,
+    measure,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +42,8 @@ class SourceRecognition:
 
     language: of the transcripts, known as soon as the engine is loaded.
     keep: is given the sound of each utterance with its last event; must not wait.
+    Sound that comes at its own pace is transcribed early; sound that comes as fast as it can be
+    taken has no pauses to work in, but for what the endpointer wants to know of the text.
     """
 
     def __init__(
@@ -39,6 +56,8 @@ class SourceRecognition:
         wants_levels: Callable[[], bool],
         keep: Callable[[Samples, events.Event], None],
         is_stopping: Callable[[], bool],
+        counts: SpeculationCounts,
+        partial_interval_ms: int,
     ) -> None:
         self.language = ""
         self._source = source
@@ -50,12 +69,23 @@ class SourceRecognition:
         self._keep = keep
         self._is_stopping = is_stopping
         self._num_seen_overflows = 0
+        self._takes_pauses = False
+        self._early = EarlyTranscription(
+            queue,
+            counts,
+            Rank.SOURCE_ATTEMPT,
+            partial_interval_ms if source.is_paced else 0,
+            self._publish_hypothesis,
+        )
 
     def listen(self) -> None:
         """Hear the source to its end; raises AudioError if it breaks off."""
         numbers = itertools.count(1)
         endpointer = self._new_endpointer(lambda: f"u{next(numbers)}")
         meter = LevelMeter()
+        self._takes_pauses = endpointer.gives_pauses and (
+            self._source.is_paced or endpointer.is_adaptive
+        )
         end = 0
         try:
             for frame in self._source.frames():
@@ -65,11 +95,26 @@ class SourceRecognition:
                     self._publish_notice(frame)
                     continue
                 end = frame.end
-                self._hear(endpointer.push(frame), end)
+                heard = endpointer.push(frame)
+                self._hear(heard, end)
+                self._work_early(endpointer, heard, end)
                 if self._wants_levels() and (level := meter.push(frame)):
                     self._publish_level(level, endpointer.speech_probability)
         finally:  # also what was said before a recording or a device broke off, or the daemon stops
             self._hear(endpointer.stop(), end)
+
+    def _work_early(self, endpointer: Endpointer, heard: list[HearingEvent], position: int) -> None:
+        """Follow a pause, or somebody who speaks."""
+        if self._takes_pauses:
+            for each in heard:
+                if isinstance(each, Pause):
+                    self._early.pause(each.utterance)
+                    if not self._source.is_paced:  # else the result would depend on the machine
+                        self._early.wait()
+            if (ending := self._early.take_ending()) is not None:
+                endpointer.expect(*ending)
+        if endpointer.is_speaking and self._early.wants_partial(position):
+            self._early.partial(endpointer.so_far())
 
     def _publish_notice(self, notice: SourceNotice) -> None:
         if notice.kind in ("lost", "listening"):
@@ -90,8 +135,11 @@ class SourceRecognition:
         source = self._source.name
         for each in heard:
             if isinstance(each, VoiceStarted):
+                self._early.begin(each.position)
                 start_ms = each.position // SAMPLES_PER_MS
                 self._publish(events.VoiceStarted(source, each.utterance_id, start_ms))
+            elif isinstance(each, Resumed):
+                self._early.resume()
             elif isinstance(each, NoSpeech):
                 start_ms, end_ms = each.start // SAMPLES_PER_MS, each.end // SAMPLES_PER_MS
                 self._publish(events.NoSpeech(source, start_ms, end_ms))
@@ -112,10 +160,12 @@ class SourceRecognition:
         job = TranscriptionJob(
             utterance,
             endpoint,
+            Rank.SOURCE_FINAL,
             on_transcript=self._publish_transcript,
             on_failure=self._publish_failure,
-            is_cancelled=lambda: False,  # even when stopping: each utterance has its last event
         )
+        if self._early.finish(job):
+            return
         if self._is_stopping():
             self._publish_failure(job, "stopping", "the daemon is stopping")
             return
@@ -146,8 +196,13 @@ class SourceRecognition:
 
     def _publish_transcript(self, job: TranscriptionJob, transcript: Transcript) -> None:
         timings = measure(job, transcript)
+        speculative: events.Speculation = "hit" if job.was_early else "miss"
         event = events.from_transcript(
-            transcript, source=self._source.name, language=self.language, timings=timings
+            transcript,
+            source=self._source.name,
+            language=self.language,
+            timings=timings,
+            speculative=speculative if self._takes_pauses else "off",
         )
         self._publish(event)
         self._keep(job.utterance.samples, event)
@@ -157,4 +212,26 @@ class SourceRecognition:
             f"rejected ({transcript.rejected})" if transcript.rejected else "transcribed",
             job.utterance.audio_ms,
             timings["latency_ms"],
+        )
+
+    def _publish_hypothesis(self, hypothesis: Hypothesis) -> None:
+        if not self._source.is_paced:
+            return
+        transcript = hypothesis.transcript
+        utterance, stages = transcript.utterance, transcript.timings
+        self._publish(
+            events.Partial(
+                self._source.name,
+                utterance.id,
+                utterance.speech_start // SAMPLES_PER_MS,
+                utterance.end_ms,
+                transcript.text,
+                hypothesis.committed,
+                self.language,
+                {
+                    "mel_ms": stages.mel_ms,
+                    "encode_ms": stages.encode_ms,
+                    "decode_ms": stages.decode_ms,
+                },
+            )
         )

@@ -17,10 +17,10 @@ import numpy as np
 from wyoming.asr import Transcript as WyomingTranscript
 from wyoming.event import Event, async_read_event
 
-from duplex_asr.asr.engine import ShouldStop
 from duplex_asr.asr.transcript import Transcript
 from duplex_asr.audio.frames import Frame, FrameCutter, Samples
 from duplex_asr.audio.source_notices import SourceNotice
+from duplex_asr.cancellation import Cancellation, Cancelled
 from duplex_asr.daemon import Daemon, LoadedSpeech, ServeOptions
 from duplex_asr.debugging.saved_utterances import SavedUtterances
 from duplex_asr.hearing.endpointer import Endpointer, EndpointerConfig, NewId
@@ -33,7 +33,9 @@ T = TypeVar("T")
 PATIENCE_S = 10  # far more than anything here takes, far less than the limit of a test
 SAMPLES_PER_WORD = 3_200  # 200 ms
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-ENDPOINTING = EndpointerConfig(min_speech_ms=20, min_silence_ms=100, pre_roll_ms=50, tail_ms=50)
+ENDPOINTING = EndpointerConfig(
+    min_speech_ms=20, min_silence_ms=100, pre_roll_ms=50, tail_ms=50, early_ms=0
+)
 
 
 class LoudnessDetector:
@@ -54,6 +56,15 @@ def speak(number: int) -> Samples:
     return np.concatenate([word, np.zeros(SAMPLES_PER_WORD, np.float32)])
 
 
+def tone(number: int, ms: int) -> Samples:
+    """A stretch of what `ToneSpeech` hears as WORDS[number]."""
+    return np.full(16 * ms, (number + 1) / 20, np.float32)
+
+
+def silence(ms: int) -> Samples:
+    return np.zeros(16 * ms, np.float32)
+
+
 def speak_pcm(number: int) -> bytes:
     """The same as 16-bit PCM at 16 kHz."""
     return (speak(number) * 32767).astype("<i2").tobytes()
@@ -64,7 +75,7 @@ class ToneSpeech:
 
     loads_when, gate: set at first; a test clears one to keep the engine loading or busy.
     started, stopped: one item for each utterance that was begun, and given up.
-    fails_on: words that raise.
+    fails_on: words that raise. drafts: what each utterance was begun with.
     """
 
     def __init__(self) -> None:
@@ -75,6 +86,8 @@ class ToneSpeech:
         self.started: queue.Queue[str] = queue.Queue()
         self.stopped: queue.Queue[str] = queue.Queue()
         self.fails_on: set[str] = set()
+        self.drafts: list[tuple[int, ...]] = []
+        self.mark = ""  # after each word
         self.is_closed = False
 
     def load(self) -> LoadedSpeech:
@@ -82,27 +95,28 @@ class ToneSpeech:
         info = RecognizerInfo("tone.en", ("en",), "0.0")
         return LoadedSpeech(info, self.transcribe, self._close)
 
-    def transcribe(self, utterance: Utterance, should_stop: ShouldStop | None) -> Transcript:
+    def transcribe(
+        self, utterance: Utterance, cancellation: Cancellation, draft: tuple[int, ...]
+    ) -> Transcript:
         loudness = np.abs(utterance.samples)
         level = float(np.median(loudness[loudness > 0.03]))
         word = WORDS[round(level * 20) - 1]
+        self.drafts.append(draft)
         self.started.put(word)
         if word in self.fails_on:
             raise RuntimeError(f"cannot hear {word}")
-        end = "end_token"
-        while not self.gate.wait(0.005):  # like the polling of should_stop at each token
-            if should_stop is not None and should_stop():
+        while not self.gate.wait(0.005):  # like an engine's look at it for each token
+            if cancellation.is_set:
                 self.stopped.put(word)
-                end = "stopped"
-                break
+                raise Cancelled
         return Transcript(
             utterance=utterance,
-            text=word,
+            text=word + self.mark,
             tokens=(round(level * 20) - 1,),
             avg_logprob=-0.1,
             no_speech_prob=0.01,
             compression_ratio=1.0,
-            decode_end=end,  # type: ignore[arg-type]
+            decode_end="end_token",
             rejected="noise" if word == "nine" else None,
         )
 
@@ -117,6 +131,7 @@ class ScriptedSource:
 
     def __init__(self, is_live: bool = True) -> None:
         self.is_live = is_live
+        self.is_paced = is_live
         self.num_overflows = 0
         self._sound: queue.Queue[Samples | SourceNotice | int | Exception | None] = queue.Queue()
 
@@ -183,6 +198,7 @@ class Room:
         load_speech: Callable[[], LoadedSpeech] | None = None,
         new_endpointer: Callable[[NewId], Endpointer] = new_endpointer,
         saved_utterances: SavedUtterances | None = None,
+        partial_interval_ms: int = 0,
     ) -> None:
         self.source = ScriptedSource(is_live)
         self.speech = ToneSpeech()
@@ -195,6 +211,7 @@ class Room:
             service=service,
             options=options,
             saved_utterances=saved_utterances,
+            partial_interval_ms=partial_interval_ms,
         )
 
     @contextlib.asynccontextmanager

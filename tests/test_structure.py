@@ -30,12 +30,13 @@ MAY_IMPORT = {
     "client": {"service.client", "service.events", "service.runtime_dir"},
 }
 # Modules at the top that know no stage and serve all of them.
-FOR_ALL = ("errors", "settings", "gpu", "tensorrt_session", "__version__")
+FOR_ALL = ("errors", "cancellation", "settings", "gpu", "tensorrt_session", "__version__")
 JOIN_STAGES = {
     "daemon.py",
     "serve.py",
     "offline.py",
     "client_recognition.py",
+    "early_transcription.py",
     "source_recognition.py",
     "config.py",
     "build_command.py",

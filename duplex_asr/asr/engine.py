@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from duplex_asr.asr.tokenizer import Tokenizer
+from duplex_asr.cancellation import Cancellation
 
 ShouldStop = Callable[[], bool]
 DecodeEnd = Literal["end_token", "max_tokens", "repetition", "stopped"]
@@ -64,8 +65,13 @@ class SpeechEngine(Protocol):
     tokenizer: Tokenizer
     thresholds: dict[str, float]
 
-    def encode(self, mel: npt.NDArray[np.float32]) -> EncodedAudio:
-        """Run the encoder on a log-mel spectrogram, shape = (n_mels, 3000)."""
+    def encode(
+        self, mel: npt.NDArray[np.float32], cancellation: Cancellation | None = None
+    ) -> EncodedAudio:
+        """Run the encoder on a log-mel spectrogram, shape = (n_mels, 3000).
+
+        Raises Cancelled within 20 ms of the cancellation, or before it begins if it takes less.
+        """
         ...
 
     def decode(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from duplex_asr.asr.engine import Decoding, ShouldStop, SpeechEngine
+from duplex_asr.asr.engine import Decoding, SpeechEngine
 from duplex_asr.asr.mel import log_mel_spectrogram
 from duplex_asr.asr.transcript import RejectReason, Timings, Transcript
 from duplex_asr.audio.frames import SAMPLES_PER_MS
+from duplex_asr.cancellation import Cancellation, Cancelled
 from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.settings import setting
 
@@ -18,10 +20,12 @@ from duplex_asr.settings import setting
 class TranscriptionConfig:
     """When a transcript is believed, and how long it may get.
 
+    partial_interval_ms: sound between two partial transcripts of one utterance; 0 means none.
     A threshold that is None takes the value the engine's manifest names, else Whisper's usual one.
     """
 
     language: str = "en"
+    partial_interval_ms: int = setting(500, minimum=0, maximum=10_000)
     no_speech_threshold: float | None = setting(None, minimum=0.0, maximum=1.0)
     no_speech_logprob: float | None = setting(None, minimum=-20.0, maximum=0.0)
     min_avg_logprob: float | None = setting(None, minimum=-20.0, maximum=0.0)
@@ -53,22 +57,37 @@ class Transcriber:
         self._thresholds = USUAL_THRESHOLDS | engine.thresholds
         self._thresholds |= {name: value for name, value in configured.items() if value is not None}
 
-    def transcribe(self, utterance: Utterance, should_stop: ShouldStop | None = None) -> Transcript:
-        """Recognise one utterance of at most 30 s; `should_stop` is asked before each token."""
+    def transcribe(
+        self,
+        utterance: Utterance,
+        *,
+        cancellation: Cancellation | None = None,
+        draft: Sequence[int] = (),
+    ) -> Transcript:
+        """Recognise one utterance of at most 30 s.
+
+        draft: tokens of an earlier hypothesis of the same speech; they save time and change
+        nothing. Raises Cancelled soon after the cancellation.
+        """
+        cancellation = cancellation or Cancellation()
         started = time.perf_counter()
         mel = log_mel_spectrogram(utterance.samples, self._engine.dimensions.n_mels)
+        cancellation.check()
         mel_done = time.perf_counter()
-        encoded = self._engine.encode(mel)
+        encoded = self._engine.encode(mel, cancellation)
         encode_done = time.perf_counter()
         try:
             decoding = self._engine.decode(
                 encoded,
                 self._prompt,
                 self.max_new_tokens(utterance.audio_ms),
-                should_stop=should_stop,
+                draft=draft,
+                should_stop=lambda: cancellation.is_set,
             )
         finally:
             encoded.release()
+        if decoding.end_reason == "stopped":
+            raise Cancelled
         decode_done = time.perf_counter()
         timings = Timings(
             mel_ms=1000 * (mel_done - started),
@@ -83,6 +102,7 @@ class Transcriber:
         return min(by_rate, self._engine.dimensions.n_text_ctx - len(self._prompt))
 
     def _judge(self, utterance: Utterance, decoding: Decoding, timings: Timings) -> Transcript:
+        assert decoding.end_reason != "stopped"
         text = self._engine.tokenizer.decode(decoding.tokens).strip()
         transcript = Transcript(
             utterance=utterance,

@@ -21,6 +21,10 @@ class Timings:
     encode_ms: float = 0.0
     decode_ms: float = 0.0
 
+    @property
+    def total_ms(self) -> float:
+        return self.mel_ms + self.encode_ms + self.decode_ms
+
 
 @dataclass(frozen=True)
 class Transcript:
@@ -32,6 +36,6 @@ class Transcript:
     avg_logprob: float  # mean natural-log probability of the tokens and the end token
     no_speech_prob: float  # probability of <|nospeech|> at the start-of-transcript position
     compression_ratio: float  # characters over zlib-compressed characters; > 2.4 repeats itself
-    decode_end: Literal["end_token", "max_tokens", "repetition", "stopped"]
+    decode_end: Literal["end_token", "max_tokens", "repetition"]
     rejected: RejectReason | None = None
     timings: Timings = field(default_factory=Timings)

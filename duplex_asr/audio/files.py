@@ -39,7 +39,7 @@ class FileSource:
         self.name = f"file:{path}"
         self.num_nonfinite = 0
         self._path = Path(path)
-        self._realtime = realtime
+        self.is_paced = realtime
         self._closed = threading.Event()
         self._reading = threading.Lock()
         self._file = open_recording(self._path)
@@ -47,7 +47,7 @@ class FileSource:
     def frames(self) -> Iterator[Frame]:
         """Yield the frames; the last one is filled up with zeros. Ends early after `close`."""
         rate = self._file.rate
-        block_frames = rate * (REALTIME_BLOCK_MS if self._realtime else FAST_BLOCK_MS) // 1000
+        block_frames = rate * (REALTIME_BLOCK_MS if self.is_paced else FAST_BLOCK_MS) // 1000
         resampler, cutter = Resampler(rate), FrameCutter()
         started = time.monotonic()
         num_read = 0
@@ -56,7 +56,7 @@ class FileSource:
                 num_read += len(block)
                 # An absolute schedule: what one wait is late, the next one is shorter.
                 due = started + num_read / rate
-                if self._realtime and self._closed.wait(due - time.monotonic()):
+                if self.is_paced and self._closed.wait(due - time.monotonic()):
                     return
                 block, num_bad = zero_nonfinite(block)
                 self.num_nonfinite += num_bad

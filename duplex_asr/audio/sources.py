@@ -41,6 +41,8 @@ class Source(Protocol):
 
     name: the text it can be opened with again.
     is_live: sound goes on while nobody takes it, and is lost in the end; all others wait.
+    is_paced: sound may come at the pace at which it was made; if not, it comes as fast as it is
+    taken.
     num_overflows: how often sound was lost since the source was opened.
     """
 
@@ -49,6 +51,9 @@ class Source(Protocol):
 
     @property
     def is_live(self) -> bool: ...
+
+    @property
+    def is_paced(self) -> bool: ...
 
     @property
     def num_overflows(self) -> int: ...

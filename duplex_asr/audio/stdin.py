@@ -64,6 +64,7 @@ class StdinSource:
     """
 
     is_live = False
+    is_paced = True
     num_overflows = 0
 
     def __init__(self, raw_format: RawFormat | None, fd: int = STDIN_FD) -> None:

@@ -5,6 +5,9 @@
       +-----silence------+                                     +-------voice-------+  |
       +------------------------- silence for min_silence_ms --------------------------+
 
+In STOPPING, after `early_ms`, a Pause tells what the utterance will be if nothing follows, so that
+it can be transcribed while the silence is still waited for.
+
 Time is counted in samples and decisions fall at the end of the detector's windows, so a recording
 gives the same utterances however fast and in whatever pieces it arrives.
 """
@@ -20,7 +23,7 @@ import numpy as np
 
 from duplex_asr.audio.frames import SAMPLES_PER_MS, Frame, Samples
 from duplex_asr.hearing.sample_buffer import SampleBuffer
-from duplex_asr.hearing.utterance import EndReason, Utterance
+from duplex_asr.hearing.utterance import Ending, EndReason, Utterance
 from duplex_asr.hearing.vad import VoiceDetector
 from duplex_asr.settings import setting
 
@@ -28,6 +31,9 @@ from duplex_asr.settings import setting
 CUT_SEARCH_SAMPLES = 2_000 * SAMPLES_PER_MS
 # How long a detector may go on hearing voice after it has ended.
 DETECTOR_RELEASE_SAMPLES = 500 * SAMPLES_PER_MS
+# What follows a pause of early_ms is kept, up to tail_ms, if some window of it was at least this
+# probable: a whispered ending is, a quiet room is not.
+FAINT_PROBABILITY = 0.1
 
 
 @dataclass(frozen=True)
@@ -37,8 +43,12 @@ class EndpointerConfig:
     threshold, release_threshold: speech probability at which silence becomes voice, and below
     which voice becomes silence again.
     min_speech_ms: voice without a gap that makes an onset; shorter clicks are ignored.
-    pre_roll_ms: sound kept from before the onset. tail_ms: sound kept after the last voice.
-    min_silence_ms: silence that ends an utterance; also the delay before anything is transcribed.
+    pre_roll_ms: sound kept from before the onset.
+    tail_ms: sound kept after the last voice at most; of mere background only early_ms are kept.
+    early_ms: silence after which Pause is given; 0 means never.
+    min_silence_ms: silence that ends an utterance.
+    complete_silence_ms, unfinished_silence_ms: the same after a text that ends a sentence, and one
+    that stops in the middle (see Endpointer.expect); 0 means min_silence_ms.
     max_utterance_ms: a longer utterance is cut; Whisper takes no more than 30 s.
     no_speech_ms: silence after which NoSpeech is reported; 0 means never.
     """
@@ -48,6 +58,9 @@ class EndpointerConfig:
     min_speech_ms: int = setting(60, minimum=10, maximum=1_000)
     pre_roll_ms: int = setting(500, minimum=0, maximum=2_000)
     min_silence_ms: int = setting(500, minimum=100, maximum=5_000)
+    complete_silence_ms: int = setting(0, minimum=0, maximum=5_000)
+    unfinished_silence_ms: int = setting(0, minimum=0, maximum=5_000)
+    early_ms: int = setting(160, minimum=0, maximum=2_000)
     tail_ms: int = setting(300, minimum=0, maximum=2_000)
     max_utterance_ms: int = setting(30_000, minimum=8_000, maximum=30_000)
     no_speech_ms: int = setting(0, minimum=0, maximum=3_600_000)
@@ -77,9 +90,25 @@ class NoSpeech:
     end: int
 
 
-HearingEvent = VoiceStarted | VoiceStopped | NoSpeech | Utterance
+@dataclass(frozen=True)
+class Pause:
+    """The speaker is silent; utterance: the whole of it, should the silence last."""
+
+    utterance: Utterance
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """The speaker went on after a Pause, which is void."""
+
+    utterance_id: str
+
+
+HearingEvent = VoiceStarted | Pause | Resumed | VoiceStopped | NoSpeech | Utterance
 """Each utterance gives exactly VoiceStarted, VoiceStopped and Utterance, in this order and with
-one id; utterances follow each other without overlap."""
+one id; utterances follow each other without overlap. In between, a silence gives a Pause, a second
+one if more of its sound is to be kept, and Resumed if it does not last. An Utterance that is the
+one of the last Pause has its `start` and `end`."""
 
 
 class _State(Enum):
@@ -117,17 +146,51 @@ class Endpointer:
         self._min_speech = config.min_speech_ms * SAMPLES_PER_MS
         self._pre_roll = config.pre_roll_ms * SAMPLES_PER_MS
         self._min_silence = config.min_silence_ms * SAMPLES_PER_MS
+        self._early = config.early_ms * SAMPLES_PER_MS
         self._tail = config.tail_ms * SAMPLES_PER_MS
         self._max_utterance = config.max_utterance_ms * SAMPLES_PER_MS
         self._no_speech = config.no_speech_ms * SAMPLES_PER_MS
         self.speech_probability = 0.0
         self._audio = SampleBuffer(self._max_utterance + 2 * self._window_samples)
+        self._pause_end: int | None = None  # where the utterance of the last Pause ends
         self._begin(0)
 
     @property
     def num_buffered(self) -> int:
         """Samples held at the moment; never more than one utterance and two windows."""
         return len(self._audio)
+
+    @property
+    def gives_pauses(self) -> bool:
+        return 0 < self._early < self._min_silence
+
+    @property
+    def is_adaptive(self) -> bool:
+        """True if `expect` makes a difference."""
+        adapted = self._config.complete_silence_ms or self._config.unfinished_silence_ms
+        return self.gives_pauses and adapted > 0
+
+    @property
+    def is_speaking(self) -> bool:
+        """True from an onset on, but for the pauses."""
+        return self._state is _State.SPEAKING
+
+    def so_far(self) -> Utterance:
+        """The open utterance, as it would be if the source ended now; only while speaking."""
+        assert self._state is _State.SPEAKING
+        return self._utterance(self._judged, "stop")
+
+    def expect(self, utterance_id: str, ending: Ending) -> None:
+        """Take into account how the text of the last Pause ends, for as long as this one lasts."""
+        if self._state is not _State.STOPPING or utterance_id != self._id:
+            return  # the speaker has gone on, or the utterance has ended
+        config = self._config
+        adapted = {
+            "complete": config.complete_silence_ms,
+            "unfinished": config.unfinished_silence_ms,
+            "unknown": 0,
+        }[ending]
+        self._needed_silence = (adapted or config.min_silence_ms) * SAMPLES_PER_MS
 
     def push(self, frame: Frame) -> list[HearingEvent]:
         """Take the next frame; return what it completed.
@@ -169,6 +232,7 @@ class Endpointer:
         self._state = _State.QUIET
         self._id = ""
         self._start = self._speech_start = self._speech_end = position
+        self._forget_pause()
 
     def _bridge(self, position: int) -> list[HearingEvent]:
         """Account for the sound that was lost before `position`."""
@@ -176,7 +240,7 @@ class Endpointer:
         if lost < 0:
             raise ValueError(f"frame at {position} overlaps sound up to {self._audio.end}")
         # After this much silence every utterance has ended, and more of it changes nothing.
-        enough = self._min_silence + DETECTOR_RELEASE_SAMPLES
+        enough = max(self._min_silence, self._needed_silence) + DETECTOR_RELEASE_SAMPLES
         events = self._push(np.zeros(min(lost, enough), np.float32))
         if lost > enough:
             events += self.stop()
@@ -227,16 +291,43 @@ class Endpointer:
 
     def _follow_speech(self, window: _Window) -> list[HearingEvent]:
         self._remember(window)
+        events: list[HearingEvent] = []
         if window.is_voiced:
+            if self._pause_end is not None:
+                events.append(Resumed(self._id))
             self._state = _State.SPEAKING
             self._speech_end = window.end
+            self._forget_pause()
         else:
             self._state = _State.STOPPING
-            if window.end - self._speech_end >= self._min_silence:
+            if window.end - self._speech_end >= self._needed_silence:
                 return self._end_utterance("silence", window.end)
+            events += self._follow_pause(window)
         if window.end + self._window_samples > self._start + self._max_utterance:
-            return self._cut()
-        return []
+            events += self._cut()
+        return events
+
+    def _follow_pause(self, window: _Window) -> list[HearingEvent]:
+        """Report a pause when it has lasted early_ms, and again if its tail holds something."""
+        silence = window.end - self._speech_end
+        if self._pause_end is None:
+            if not self._early or silence < self._early:
+                return []
+            self._pause_end = min(self._speech_end + self._tail, window.end)
+        else:
+            tail_end = self._speech_end + self._tail
+            if window.start < tail_end and window.probability >= FAINT_PROBABILITY:
+                self._has_faint_tail = True
+            is_complete = window.end >= tail_end > self._pause_end
+            if not (is_complete and self._has_faint_tail):
+                return []
+            self._pause_end = tail_end
+        return [Pause(self._utterance(self._pause_end, "silence"))]
+
+    def _forget_pause(self) -> None:
+        self._pause_end = None
+        self._has_faint_tail = False
+        self._needed_silence = self._min_silence
 
     def _remember(self, window: _Window) -> None:
         self._recent.append(window)
@@ -268,18 +359,28 @@ class Endpointer:
         self._id = self._new_id()
         self._state = _State.SPEAKING
         self._start, self._speech_start, self._speech_end = start, speech_start, speech_end
+        self._forget_pause()
         return [VoiceStarted(self._id, speech_start)]
 
     def _end_utterance(self, reason: EndReason, position: int) -> list[HearingEvent]:
-        end = position if reason == "max_length" else min(self._speech_end + self._tail, position)
-        samples = self._audio.copy(self._start, end)
-        utterance = Utterance(
-            self._id, self._start, end, self._speech_start, self._speech_end, samples, reason
-        )
+        if reason == "max_length":
+            end = position
+        elif self._pause_end is not None and not self._has_faint_tail:
+            end = self._pause_end
+        else:
+            end = min(self._speech_end + self._tail, position)
+        utterance = self._utterance(end, reason)
         self._state = _State.QUIET
         self._earliest = end
         self._quiet_since = end
+        self._forget_pause()
         return [VoiceStopped(self._id, self._speech_end), utterance]
+
+    def _utterance(self, end: int, reason: EndReason) -> Utterance:
+        samples = self._audio.copy(self._start, end)
+        return Utterance(
+            self._id, self._start, end, self._speech_start, self._speech_end, samples, reason
+        )
 
     def _forget(self) -> None:
         """Let go of sound that no utterance can contain any more."""

@@ -12,6 +12,10 @@ EndReason = Literal["silence", "max_length", "no_speech", "stop"]
 window passed without an onset; stop: the source ended or the client said so."""
 
 
+Ending = Literal["complete", "unfinished", "unknown"]
+"""How a text ends: like a sentence, in the middle of one, or who knows."""
+
+
 @dataclass(frozen=True)
 class Utterance:
     """What one speaker said between two silences.

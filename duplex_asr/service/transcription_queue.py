@@ -1,88 +1,185 @@
-"""Utterances that wait for the engine: those of the source before those of the clients."""
+"""Work that waits for the engine: what somebody waits for before what may be needed soon."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import Enum, IntEnum, auto
 
 from duplex_asr.asr.transcript import Transcript
 from duplex_asr.audio.frames import SAMPLES_PER_MS
+from duplex_asr.cancellation import Cancellation
 from duplex_asr.hearing.utterance import Utterance
+
+
+class Rank(IntEnum):
+    """What goes first: finals of whole utterances, attempts made in a pause, partials."""
+
+    SOURCE_FINAL = 0
+    SOURCE_ATTEMPT = 1
+    CLIENT_FINAL = 2
+    CLIENT_ATTEMPT = 3
+    PARTIAL = 4
+
+    @property
+    def is_final(self) -> bool:
+        return self in (Rank.SOURCE_FINAL, Rank.CLIENT_FINAL)
+
+    @property
+    def is_source(self) -> bool:
+        return self in (Rank.SOURCE_FINAL, Rank.SOURCE_ATTEMPT)
+
+
+class _Stage(Enum):
+    WAITING = auto()
+    RUNNING = auto()
+    DONE = auto()
+    FAILED = auto()  # or cancelled
 
 
 @dataclass(eq=False)
 class TranscriptionJob:
-    """One utterance and what to do with its text; the callbacks run in the transcribe thread.
+    """One utterance and what to do with its text.
 
+    The callbacks run in the transcribe thread, or in the one that has the queue adopt it.
     endpoint: sample position at which the end of the utterance was decided.
+    draft: tokens of an earlier hypothesis. submitted_at, started_at, decided_at: monotonic seconds
+    at which the job was made, begun, and became the answer to an utterance that is over.
+    was_early: it had begun before the utterance was over. transcript: the engine's answer.
     """
 
     utterance: Utterance
     endpoint: int
+    rank: Rank
     on_transcript: Callable[[TranscriptionJob, Transcript], None]
     on_failure: Callable[[TranscriptionJob, str, str], None]  # code, text
-    is_cancelled: Callable[[], bool]
+    draft: tuple[int, ...] = ()
+    cancellation: Cancellation = field(default_factory=Cancellation)
     submitted_at: float = field(default_factory=time.monotonic)
     started_at: float = 0.0
+    decided_at: float = 0.0
+    was_early: bool = False
+
+    def __post_init__(self) -> None:
+        self.decided_at = self.submitted_at
+        self.transcript: Transcript | None = None
+        self._stage = _Stage.WAITING
+        self._lock = threading.Lock()
+
+    def begin(self) -> None:
+        with self._lock:
+            self._stage = _Stage.RUNNING
+            self.started_at = time.monotonic()
+
+    def complete(self, transcript: Transcript) -> None:
+        """The engine has answered."""
+        with self._lock:
+            self._stage = _Stage.DONE
+            self.transcript = transcript
+            on_transcript, utterance = self.on_transcript, self.utterance
+        on_transcript(self, replace(transcript, utterance=utterance))
+
+    def fail(self, code: str, text: str) -> None:
+        """There will be no answer. Of work that nobody waits for, nobody needs to know."""
+        with self._lock:
+            self._stage = _Stage.FAILED
+            on_failure = self.on_failure
+        on_failure(self, code, text)
+
+    def become(self, final: TranscriptionJob) -> Transcript | None:
+        """Take over what `final` is for; returns the answer if it is there already."""
+        with self._lock:
+            self.utterance, self.endpoint, self.rank = final.utterance, final.endpoint, final.rank
+            self.on_transcript, self.on_failure = final.on_transcript, final.on_failure
+            self.decided_at = final.decided_at
+            self.was_early = True
+            final.cancellation = self.cancellation
+            return self.transcript
+
+    @property
+    def is_adoptable(self) -> bool:
+        """True if it has begun, and neither failed nor was given up on."""
+        has_begun = self._stage in (_Stage.RUNNING, _Stage.DONE)
+        return has_begun and not self.cancellation.is_set
 
 
 class TranscriptionQueue:
     """Hands jobs to one worker thread; every method may be called from any thread.
 
-    Only the source's jobs are counted against `max_source_jobs`: a client waits for its own.
+    Only the source's finals are counted against `max_source_jobs`: a client waits for its own, and
+    of attempts and partials there is one at a time for each that listens. Work that nobody waits
+    for yet is cancelled when work that goes first arrives.
     """
 
     def __init__(self, max_source_jobs: int) -> None:
         self.max_source_jobs = max_source_jobs
-        self._source_jobs: deque[TranscriptionJob] = deque()
-        self._client_jobs: deque[TranscriptionJob] = deque()
+        self._waiting: list[TranscriptionJob] = []  # in the order of their coming
         self._current: TranscriptionJob | None = None
-        self._current_is_source = False
         self._is_closed = False
         self._changed = threading.Condition()
 
     @property
     def num_waiting(self) -> int:
         with self._changed:
-            return len(self._source_jobs) + len(self._client_jobs)
+            return len(self._waiting)
+
+    @property
+    def is_idle(self) -> bool:
+        """True if the engine has nothing to do; without a lock, for a glance."""
+        return self._current is None and not self._waiting
 
     def put_from_source(self, job: TranscriptionJob, wait: bool) -> bool:
-        """Queue a job of the source; False if there is no room (without `wait`) or it is closed."""
+        """Queue a final of the source; False if there is no room (without `wait`) or it is
+        closed."""
         with self._changed:
             if wait:
                 self._changed.wait_for(lambda: self._is_closed or self._has_room())
             if self._is_closed or not self._has_room():
                 return False
-            self._source_jobs.append(job)
-            self._changed.notify_all()
+            self._put(job)
             return True
 
-    def put_from_client(self, job: TranscriptionJob) -> bool:
-        """Queue a job of a client; False if the queue is closed."""
+    def put(self, job: TranscriptionJob) -> bool:
+        """Queue a client's final or anybody's attempt; False if the queue is closed."""
         with self._changed:
             if self._is_closed:
                 return False
-            self._client_jobs.append(job)
-            self._changed.notify_all()
+            self._put(job)
+            return True
+
+    def adopt(self, attempt: TranscriptionJob, final: TranscriptionJob) -> bool:
+        """Make an attempt at the same sound, if it has begun, do what `final` is for; its callback
+        is called at once if the answer is there already. False: `final` must be put."""
+        with self._changed:  # so that nobody cancels it for its rank meanwhile
+            if not attempt.is_adoptable:
+                return False
+            transcript = attempt.become(final)
+        if transcript is not None:
+            attempt.on_transcript(attempt, replace(transcript, utterance=attempt.utterance))
+        return True
+
+    def put_if_idle(self, job: TranscriptionJob) -> bool:
+        """Queue a job if the engine would begin it at once."""
+        with self._changed:
+            if self._is_closed or not self.is_idle:
+                return False
+            self._put(job)
             return True
 
     def get(self) -> TranscriptionJob | None:
         """Wait for the next job that is not cancelled; None once the queue is closed."""
         with self._changed:
             while True:
-                self._changed.wait_for(
-                    lambda: self._is_closed or self._source_jobs or self._client_jobs
-                )
+                self._changed.wait_for(lambda: self._is_closed or self._waiting)
                 if self._is_closed:
                     return None
-                self._current_is_source = bool(self._source_jobs)
-                jobs = self._source_jobs if self._current_is_source else self._client_jobs
-                job = jobs.popleft()
-                if not job.is_cancelled():
+                job = min(self._waiting, key=lambda each: each.rank)  # the first of equals
+                self._waiting.remove(job)
+                if not job.cancellation.is_set:
                     self._current = job
+                    job.begin()
                     self._changed.notify_all()
                     return job
 
@@ -93,38 +190,61 @@ class TranscriptionQueue:
             self._current = None
             self._changed.notify_all()
 
+    def wait_for(self, job: TranscriptionJob) -> None:
+        """Wait until the engine is done with a job, or the queue is closed."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._is_closed or not (job is self._current or job in self._waiting)
+            )
+
     def wait_for_source(self) -> None:
         """Wait until every job of the source is finished, or the queue is closed."""
         with self._changed:
             self._changed.wait_for(
                 lambda: (
                     self._is_closed
-                    or not (self._source_jobs or (self._current and self._current_is_source))
+                    or not (
+                        any(each.rank.is_source for each in self._waiting)
+                        or (self._current and self._current.rank.is_source)
+                    )
                 )
             )
 
     def close(self) -> list[TranscriptionJob]:
-        """Take no more jobs and wake everybody up; returns the jobs that nobody will do."""
+        """Take no more jobs, interrupt the engine and wake everybody up; returns the finals that
+        nobody will do."""
         with self._changed:
             self._is_closed = True
-            left = [*self._source_jobs, *self._client_jobs]
-            self._source_jobs.clear()
-            self._client_jobs.clear()
+            left = [each for each in self._waiting if each.rank.is_final]
+            self._waiting.clear()
+            if self._current is not None:
+                self._current.cancellation.set()
             self._changed.notify_all()
             return left
 
+    def _put(self, job: TranscriptionJob) -> None:
+        self._waiting = [each for each in self._waiting if not each.cancellation.is_set]
+        current = self._current
+        if current is not None and not current.rank.is_final and job.rank < current.rank:
+            current.cancellation.set()
+        self._waiting.append(job)
+        self._changed.notify_all()
+
     def _has_room(self) -> bool:
-        return len(self._source_jobs) < self.max_source_jobs
+        finals = [each for each in self._waiting if each.rank is Rank.SOURCE_FINAL]
+        return len(finals) < self.max_source_jobs
 
 
 def measure(job: TranscriptionJob, transcript: Transcript) -> dict[str, float]:
     """The timings of a transcript in milliseconds.
 
     endpoint_ms: sound that passed between the last voiced sample and the decision that it was the
-    last; latency_ms: from the last voiced sample to now, for sound heard at its own pace.
+    last; queue_ms: the job's wait for the engine; final_ms: from that decision to now;
+    latency_ms: from the last voiced sample to now, for sound heard at its own pace.
     """
     stages = transcript.timings
     endpoint_ms = (job.endpoint - job.utterance.speech_end) / SAMPLES_PER_MS
+    final_ms = 1000 * (time.monotonic() - job.decided_at)
     return {
         "audio_ms": float(job.utterance.audio_ms),
         "endpoint_ms": endpoint_ms,
@@ -132,5 +252,6 @@ def measure(job: TranscriptionJob, transcript: Transcript) -> dict[str, float]:
         "mel_ms": stages.mel_ms,
         "encode_ms": stages.encode_ms,
         "decode_ms": stages.decode_ms,
-        "latency_ms": endpoint_ms + 1000 * (time.monotonic() - job.submitted_at),
+        "final_ms": final_ms,
+        "latency_ms": endpoint_ms + final_ms,
     }

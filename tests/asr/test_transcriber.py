@@ -10,6 +10,7 @@ from duplex_asr.asr.engine import Decoding, ModelDimensions, ShouldStop
 from duplex_asr.asr.tokenizer import Tokenizer
 from duplex_asr.asr.transcriber import Transcriber, TranscriptionConfig, compression_ratio
 from duplex_asr.asr.transcript import Transcript
+from duplex_asr.cancellation import Cancellation
 from duplex_asr.errors import ConfigError
 from duplex_asr.hearing.utterance import Utterance
 from tests.asr.torch_writer import SMALL
@@ -36,8 +37,9 @@ class ScriptedEngine:
     )
     encoded: _Encoded = field(default_factory=_Encoded)
     limits: list[int] = field(default_factory=list)
+    drafts: list[tuple[int, ...]] = field(default_factory=list)
 
-    def encode(self, mel: np.ndarray) -> _Encoded:
+    def encode(self, mel: np.ndarray, cancellation: Cancellation | None = None) -> _Encoded:
         assert mel.shape == (80, 3000)
         return self.encoded
 
@@ -47,6 +49,7 @@ class ScriptedEngine:
         stop_on_repetition: bool = True,
     ) -> Decoding:  # fmt: skip
         self.limits.append(max_new_tokens)
+        self.drafts.append(tuple(draft))
         if isinstance(self.decoding, Exception):
             raise self.decoding
         return self.decoding

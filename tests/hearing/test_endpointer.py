@@ -11,14 +11,17 @@ from duplex_asr.hearing.endpointer import (
     Endpointer,
     EndpointerConfig,
     NoSpeech,
+    Pause,
+    Resumed,
     VoiceStarted,
     VoiceStopped,
 )
 from duplex_asr.hearing.utterance import Utterance
 from tests.hearing.scripted import ScriptedDetector, sound
 
-# The defaults, with an onset of exactly ten of the windows used here.
-CONFIG = EndpointerConfig(min_speech_ms=100)
+# The defaults without early work, with an onset of exactly ten of the windows used here.
+CONFIG = EndpointerConfig(min_speech_ms=100, early_ms=0)
+EARLY = replace(CONFIG, early_ms=160)
 
 
 def listener(config=CONFIG, window_ms=10) -> Endpointer:
@@ -100,6 +103,93 @@ def test_the_tail_is_no_longer_than_what_was_heard():
     config = replace(CONFIG, tail_ms=2_000)
     (utterance,) = utterances(hear(listener(config), sound((300, 0.9), (900, 0.0))))
     assert milliseconds(utterance) == (0, 0, 300, 800)
+
+
+def test_a_pause_tells_what_the_utterance_will_be_if_the_silence_lasts():
+    events = hear(listener(EARLY), sound((400, 0.9), (160, 0.0)), stop=False)
+    assert [type(event) for event in events] == [VoiceStarted, Pause]
+    early = events[1].utterance
+    assert milliseconds(early) == (0, 0, 400, 560)
+    (utterance,) = utterances(hear(listener(EARLY), sound((400, 0.9), (900, 0.0))))
+    assert (utterance.start, utterance.end) == (early.start, early.end)
+    assert np.array_equal(utterance.samples, early.samples)
+
+
+def test_a_pause_is_void_when_the_speaker_goes_on():
+    script = [(400, 0.9), (200, 0.0), (300, 0.9), (900, 0.0)]
+    events = hear(listener(EARLY), sound(*script))
+    kinds = [VoiceStarted, Pause, Resumed, Pause, VoiceStopped, Utterance]
+    assert [type(event) for event in events] == kinds
+    assert events[2] == Resumed("u1")
+    assert milliseconds(events[3].utterance) == milliseconds(events[-1]) == (0, 0, 900, 1_060)
+
+
+def test_a_pause_shorter_than_early_is_not_told():
+    events = hear(listener(EARLY), sound((400, 0.9), (150, 0.0), (300, 0.9), (150, 0.0)))
+    assert not any(isinstance(event, Pause | Resumed) for event in events)
+
+
+def test_a_faint_ending_is_kept_up_to_the_tail_and_told_by_a_second_pause():
+    script = [(400, 0.9), (200, 0.0), (50, 0.2), (900, 0.0)]
+    events = hear(listener(EARLY), sound(*script))
+    pauses = [event.utterance for event in events if isinstance(event, Pause)]
+    assert [milliseconds(each)[3] for each in pauses] == [560, 700]
+    assert milliseconds(events[-1])[3] == 700
+    late = hear(listener(EARLY), sound((400, 0.9), (310, 0.0), (50, 0.2), (900, 0.0)))
+    assert milliseconds(late[-1])[3] == 560, "what is faint after the tail is no part of it"
+
+
+def test_a_source_that_ends_in_a_pause_ends_as_the_pause_told():
+    events = hear(listener(EARLY), sound((400, 0.9), (250, 0.0)))
+    assert isinstance(events[1], Pause)
+    assert events[-1].end_reason == "stop"
+    assert events[-1].end == events[1].utterance.end
+
+
+@pytest.mark.parametrize(
+    ("ending", "silence_ms"), [("complete", 300), ("unfinished", 1_200), ("unknown", 500)]
+)
+def test_the_silence_waited_for_depends_on_how_the_text_ends(ending, silence_ms):
+    config = replace(EARLY, complete_silence_ms=300, unfinished_silence_ms=1_200)
+    endpointer = listener(config)
+    assert endpointer.is_adaptive
+    position = 0
+    for frame in FrameCutter().push(sound((400, 0.9), (2_000, 0.0))):
+        events = endpointer.push(frame)
+        if any(isinstance(event, Pause) for event in events):
+            endpointer.expect("u1", ending)
+        if utterances(events):
+            position = frame.end
+            break
+    assert position == (400 + silence_ms) * SAMPLES_PER_MS
+
+
+def test_what_a_text_promised_is_forgotten_when_the_speaker_goes_on():
+    config = replace(EARLY, complete_silence_ms=300)
+    endpointer = listener(config)
+    hear(endpointer, sound((400, 0.9), (200, 0.0)), stop=False)
+    endpointer.expect("u1", "complete")
+    hear(endpointer, sound((100, 0.9)), 600 * 16, stop=False)
+    endpointer.expect("u1", "complete")  # of a pause that is over
+    assert utterances(hear(endpointer, sound((490, 0.0)), 700 * 16, stop=False)) == []
+    assert len(utterances(hear(endpointer, sound((10, 0.0)), 1_190 * 16, stop=False))) == 1
+
+
+def test_an_ending_of_another_utterance_changes_nothing():
+    endpointer = listener(replace(EARLY, complete_silence_ms=170))
+    hear(endpointer, sound((400, 0.9), (160, 0.0)), stop=False)
+    endpointer.expect("u0", "complete")
+    assert utterances(hear(endpointer, sound((330, 0.0)), 560 * 16, stop=False)) == []
+
+
+def test_what_was_said_so_far_can_be_taken_while_somebody_speaks():
+    endpointer = listener(EARLY)
+    assert not endpointer.is_speaking
+    hear(endpointer, sound((600, 0.0), (400, 0.9)), stop=False)
+    assert endpointer.is_speaking
+    assert milliseconds(endpointer.so_far()) == (100, 600, 1_000, 1_000)
+    hear(endpointer, sound((10, 0.0)), 1_000 * 16, stop=False)
+    assert not endpointer.is_speaking
 
 
 def test_stop_ends_an_open_utterance():
@@ -223,6 +313,7 @@ configs = st.builds(
     min_speech_ms=st.sampled_from([10, 60, 100, 250]),
     pre_roll_ms=st.sampled_from([0, 300, 2_000]),
     min_silence_ms=st.sampled_from([100, 500, 5_000]),
+    early_ms=st.sampled_from([0, 160, 400]),
     tail_ms=st.sampled_from([0, 300, 2_000]),
     max_utterance_ms=st.sampled_from([8_000, 30_000]),
 )
@@ -242,13 +333,41 @@ def voiced_runs(samples, config, window):
     return runs
 
 
+def check_pauses(events, config, samples):
+    """Pauses lie within their utterance, are void or as it will be, and are told in order."""
+    open_id, pause = None, None
+    for event in events:
+        if isinstance(event, VoiceStarted):
+            open_id = event.utterance_id
+        elif isinstance(event, Pause):
+            assert config.early_ms
+            assert event.utterance.id == open_id
+            assert pause is None or event.utterance.end > pause.end
+            pause = event.utterance
+            assert np.array_equal(pause.samples, samples[pause.start : pause.end])
+        elif isinstance(event, Resumed):
+            assert pause is not None and event.utterance_id == open_id
+            pause = None
+        elif isinstance(event, Utterance):
+            assert event.id == open_id
+            if pause is not None and event.end_reason == "silence":
+                # The pause is the utterance, unless more of its tail was to be kept and the
+                # silence was too short for a second one.
+                assert event.end >= pause.end
+                is_short = config.min_silence_ms <= config.tail_ms
+                assert replace(pause, samples=None) == replace(event, samples=None) or is_short
+            open_id = pause = None
+
+
 @given(script=scripts, config=configs, window_ms=st.sampled_from([10, 30, 32]))
 @settings(max_examples=150, deadline=None)
 def test_whatever_is_said_every_onset_is_covered_once_and_in_order(script, config, window_ms):
     samples = sound(*script, (1, 0.0))
     samples = np.append(samples, np.zeros(-len(samples) % FRAME_SAMPLES, np.float32))
-    events = hear(listener(config, window_ms), samples)
+    all_events = hear(listener(config, window_ms), samples)
+    events = [each for each in all_events if not isinstance(each, Pause | Resumed)]
     heard = utterances(events)
+    check_pauses(all_events, config, samples)
 
     assert [type(event) for event in events] == [VoiceStarted, VoiceStopped, Utterance] * len(heard)
     for number, (started, stopped, utterance) in enumerate(

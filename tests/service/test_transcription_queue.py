@@ -1,17 +1,36 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
+from duplex_asr.asr.transcript import Transcript
 from duplex_asr.hearing.utterance import Utterance
-from duplex_asr.service.transcription_queue import TranscriptionJob, TranscriptionQueue
+from duplex_asr.service.transcription_queue import (
+    Rank,
+    TranscriptionJob,
+    TranscriptionQueue,
+    measure,
+)
 
 
-def job(name: str, is_cancelled: bool = False) -> TranscriptionJob:
+def job(name: str, rank: Rank = Rank.SOURCE_FINAL, is_cancelled: bool = False) -> TranscriptionJob:
     samples = np.zeros(160, np.float32)
     utterance = Utterance(name, 0, 160, 0, 160, samples, "silence")
-    return TranscriptionJob(utterance, 160, lambda *_: None, lambda *_: None, lambda: is_cancelled)
+    made = TranscriptionJob(utterance, 160, rank, lambda *_: None, lambda *_: None)
+    if is_cancelled:
+        made.cancellation.set()
+    return made
+
+
+def client_job(name: str, is_cancelled: bool = False) -> TranscriptionJob:
+    return job(name, Rank.CLIENT_FINAL, is_cancelled)
+
+
+def answer(job: TranscriptionJob, text: str = "seven") -> Transcript:
+    return Transcript(job.utterance, text, (7,), -0.1, 0.0, 1.0, "end_token")
 
 
 def take(queue: TranscriptionQueue) -> str:
@@ -23,8 +42,8 @@ def take(queue: TranscriptionQueue) -> str:
 
 def test_jobs_of_the_source_go_first_and_each_kind_in_its_order() -> None:
     queue = TranscriptionQueue(2)
-    assert queue.put_from_client(job("c1"))
-    assert queue.put_from_client(job("c2"))
+    assert queue.put(client_job("c1"))
+    assert queue.put(client_job("c2"))
     assert queue.put_from_source(job("s1"), wait=False)
     assert queue.put_from_source(job("s2"), wait=False)
     assert [take(queue) for _ in range(4)] == ["s1", "s2", "c1", "c2"]
@@ -34,7 +53,7 @@ def test_a_live_source_is_refused_when_the_queue_is_full() -> None:
     queue = TranscriptionQueue(1)
     assert queue.put_from_source(job("s1"), wait=False)
     assert not queue.put_from_source(job("s2"), wait=False)
-    assert queue.put_from_client(job("c1"))
+    assert queue.put(client_job("c1"))
     assert [take(queue), take(queue)] == ["s1", "c1"]
 
 
@@ -54,16 +73,16 @@ def test_a_recording_waits_for_room() -> None:
 
 def test_cancelled_jobs_are_passed_over() -> None:
     queue = TranscriptionQueue(4)
-    queue.put_from_client(job("c1", is_cancelled=True))
+    queue.put(client_job("c1", is_cancelled=True))
     queue.put_from_source(job("s1", is_cancelled=True), wait=False)
-    queue.put_from_client(job("c2"))
+    queue.put(client_job("c2"))
     assert take(queue) == "c2"
 
 
 def test_the_source_is_finished_only_after_its_last_job() -> None:
     queue = TranscriptionQueue(4)
     queue.wait_for_source()  # nothing to wait for
-    queue.put_from_client(job("c1"))
+    queue.put(client_job("c1"))
     queue.put_from_source(job("s1"), wait=False)
     finished = threading.Event()
 
@@ -85,7 +104,7 @@ def test_the_source_is_finished_only_after_its_last_job() -> None:
 def test_closing_wakes_everybody_and_gives_back_what_nobody_will_do() -> None:
     queue = TranscriptionQueue(1)
     queue.put_from_source(job("s1"), wait=False)
-    queue.put_from_client(job("c1"))
+    queue.put(client_job("c1"))
     results: list[object] = []
     threads = [
         threading.Thread(target=lambda: results.append(queue.put_from_source(job("s2"), True))),
@@ -98,6 +117,123 @@ def test_closing_wakes_everybody_and_gives_back_what_nobody_will_do() -> None:
         thread.join()
     assert results == [False]
     assert queue.get() is None
-    assert not queue.put_from_client(job("c2"))
+    assert not queue.put(client_job("c2"))
     assert not queue.put_from_source(job("s3"), wait=True)
     assert queue.close() == []
+
+
+def test_what_somebody_waits_for_goes_first_then_attempts_then_partials() -> None:
+    queue = TranscriptionQueue(4)
+    for rank in reversed(Rank):
+        assert queue.put(job(rank.name, rank))
+    assert [take(queue) for _ in Rank] == [rank.name for rank in Rank]
+
+
+def test_work_that_nobody_waits_for_makes_way_and_finals_do_not() -> None:
+    queue = TranscriptionQueue(4)
+    for running, coming, makes_way in (
+        (Rank.PARTIAL, Rank.CLIENT_ATTEMPT, True),
+        (Rank.PARTIAL, Rank.PARTIAL, False),
+        (Rank.CLIENT_ATTEMPT, Rank.CLIENT_FINAL, True),
+        (Rank.SOURCE_ATTEMPT, Rank.CLIENT_FINAL, False),
+        (Rank.CLIENT_FINAL, Rank.SOURCE_FINAL, False),
+    ):
+        queue.put(job("running", running))
+        current = queue.get()
+        assert current is not None
+        queue.put(job("coming", coming))
+        assert current.cancellation.is_set == makes_way, (running, coming)
+        queue.finish(current)
+        assert take(queue) == "coming"
+
+
+def test_a_partial_is_only_begun_when_there_is_nothing_else_to_do() -> None:
+    queue = TranscriptionQueue(4)
+    assert queue.is_idle
+    assert queue.put_if_idle(job("p1", Rank.PARTIAL))
+    assert not queue.put_if_idle(job("p2", Rank.PARTIAL))
+    running = queue.get()
+    assert running is not None
+    assert not queue.put_if_idle(job("p3", Rank.PARTIAL))
+    queue.finish(running)
+    assert queue.put_if_idle(job("p4", Rank.PARTIAL))
+
+
+def test_an_attempt_that_has_begun_becomes_the_answer() -> None:
+    queue = TranscriptionQueue(4)
+    heard: list[tuple[str, Transcript]] = []
+    attempt = job("u1", Rank.SOURCE_ATTEMPT)
+    final = job("u1")
+    final.utterance = replace(final.utterance, end_reason="stop")
+    final.on_transcript = lambda job, transcript: heard.append((job.rank.name, transcript))
+    queue.put(attempt)
+    assert not queue.adopt(attempt, final), "it has not begun"
+    running = queue.get()
+    assert running is attempt
+    assert queue.adopt(attempt, final)
+    assert final.cancellation is attempt.cancellation
+    queue.put(job("u2"))
+    assert not attempt.cancellation.is_set, "somebody waits for it now"
+    attempt.complete(answer(attempt))
+    queue.finish(attempt)
+    ((rank, transcript),) = heard
+    assert rank == "SOURCE_FINAL"
+    assert transcript.text == "seven"
+    assert transcript.utterance.end_reason == "stop"
+    assert attempt.was_early
+
+
+def test_an_answer_that_is_there_already_is_told_at_once() -> None:
+    queue = TranscriptionQueue(4)
+    heard: list[TranscriptionJob] = []
+    attempt = job("u1", Rank.SOURCE_ATTEMPT)
+    queue.put(attempt)
+    assert queue.get() is attempt
+    attempt.complete(answer(attempt))
+    queue.finish(attempt)
+    attempt.submitted_at -= 1.0  # as if there had been a second of pause
+    final = job("u1")
+    final.on_transcript = lambda job, transcript: heard.append(job)
+    assert queue.adopt(attempt, final)
+    assert heard == [attempt]
+    timings = measure(attempt, answer(attempt))
+    assert timings["final_ms"] < 1000
+    assert timings["latency_ms"] == timings["endpoint_ms"] + timings["final_ms"]
+
+
+def test_an_attempt_that_failed_or_was_cancelled_is_no_answer() -> None:
+    queue = TranscriptionQueue(4)
+    for spoil in (
+        lambda attempt: attempt.fail("x", ""),
+        lambda attempt: attempt.cancellation.set(),
+    ):
+        attempt = job("u1", Rank.SOURCE_ATTEMPT)
+        queue.put(attempt)
+        assert queue.get() is attempt
+        spoil(attempt)
+        assert not queue.adopt(attempt, job("u1"))
+        queue.finish(attempt)
+
+
+def test_waiting_for_a_job_ends_with_it() -> None:
+    queue = TranscriptionQueue(4)
+    attempt = job("u1", Rank.SOURCE_ATTEMPT)
+    queue.wait_for(attempt)  # it is not there
+    queue.put(attempt)
+    waiter = threading.Thread(target=queue.wait_for, args=(attempt,))
+    waiter.start()
+    assert take(queue) == "u1"
+    waiter.join()
+
+
+def test_closing_interrupts_the_engine_and_forgets_what_nobody_waits_for() -> None:
+    queue = TranscriptionQueue(4)
+    queue.put(client_job("c1"))
+    running = queue.get()
+    assert running is not None
+    queue.put(job("a1", Rank.CLIENT_ATTEMPT))
+    queue.put(job("s1"))
+    assert [each.utterance.id for each in queue.close()] == ["s1"]
+    assert running.cancellation.is_set
+    queue.finish(running)
+    assert queue.get() is None

@@ -16,6 +16,7 @@ from duplex_asr.asr.engines.stepwise import StepwiseEngine
 from duplex_asr.asr.manifest import TOKENIZER_NAME, Manifest
 from duplex_asr.asr.mel import N_FRAMES
 from duplex_asr.asr.tokenizer import Tokenizer, read_ranks
+from duplex_asr.cancellation import Cancellation, Cancelled
 from duplex_asr.errors import EngineError
 
 ENCODER_NAME = "encoder.onnx"
@@ -106,7 +107,9 @@ class OnnxEngine(StepwiseEngine):
         _check_graphs(folder, dimensions, encoder, decoder)
         return cls(manifest, tokenizer, encoder, decoder)
 
-    def encode(self, mel: npt.NDArray[np.float32]) -> OnnxEncodedAudio:
+    def encode(
+        self, mel: npt.NDArray[np.float32], cancellation: Cancellation | None = None
+    ) -> OnnxEncodedAudio:
         import onnxruntime
 
         expected = (self.dimensions.n_mels, N_FRAMES)
@@ -115,7 +118,7 @@ class OnnxEngine(StepwiseEngine):
                 f"mel is {mel.dtype} {mel.shape}, the encoder takes float32 {expected}"
             )
         feeds = {"mel": onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(mel))}
-        outputs = self._encoder.run_with_ort_values(self._cross_names, feeds)
+        outputs = _run(self._encoder, self._cross_names, feeds, cancellation or Cancellation())
         return OnnxEncodedAudio(dict(zip(self._cross_names, outputs, strict=True)))
 
     def audio_features(self, mel: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -129,6 +132,24 @@ class OnnxEngine(StepwiseEngine):
 
     def close(self) -> None:
         self._encoder = self._decoder = None
+
+
+def _run(
+    session: Any, outputs: list[str], feeds: dict[str, Any], cancellation: Cancellation
+) -> list[Any]:
+    """Run a graph; raises Cancelled when onnxruntime has left it between two of its operators."""
+    import onnxruntime
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail
+
+    options = onnxruntime.RunOptions()
+    with cancellation.interrupting(lambda: setattr(options, "terminate", True)):
+        try:
+            values: list[Any] = session.run_with_ort_values(outputs, feeds, options)
+        except Fail as error:
+            if cancellation.is_set:
+                raise Cancelled from error
+            raise
+    return values
 
 
 def _check_graphs(folder: Path, dimensions: ModelDimensions, encoder: Any, decoder: Any) -> None:

@@ -17,6 +17,7 @@ from duplex_asr.asr.engines.stepwise import StepwiseEngine
 from duplex_asr.asr.manifest import ENGINE_PARTS, TOKENIZER_NAME, Manifest
 from duplex_asr.asr.mel import N_FRAMES
 from duplex_asr.asr.tokenizer import Tokenizer, read_ranks
+from duplex_asr.cancellation import Cancellation
 from duplex_asr.errors import EngineError
 from duplex_asr.gpu import DeviceArray, DeviceBuffer, Gpu
 from duplex_asr.tensorrt_session import TensorRtSession, TensorSpec, import_tensorrt
@@ -121,7 +122,11 @@ class TensorRtEngine(StepwiseEngine):
             on_error.pop_all()
         return engine
 
-    def encode(self, mel: npt.NDArray[np.float32]) -> TensorRtEncodedAudio:
+    def encode(
+        self, mel: npt.NDArray[np.float32], cancellation: Cancellation | None = None
+    ) -> TensorRtEncodedAudio:
+        if cancellation is not None:
+            cancellation.check()  # a GPU's encoder is done before it could be interrupted
         expected = (self.dimensions.n_mels, N_FRAMES)
         if mel.shape != expected or mel.dtype != np.float32:
             raise ValueError(

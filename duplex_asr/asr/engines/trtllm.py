@@ -28,6 +28,7 @@ from duplex_asr.asr.engines.trtllm_session import TrtLlmSession
 from duplex_asr.asr.manifest import TOKENIZER_NAME, Manifest
 from duplex_asr.asr.mel import N_FRAMES
 from duplex_asr.asr.tokenizer import Tokenizer, read_ranks
+from duplex_asr.cancellation import Cancellation
 from duplex_asr.errors import EngineError
 
 
@@ -75,7 +76,11 @@ class TrtLlmEngine:
         runtime = TrtLlmExecutor if config.runs_in_executor else TrtLlmSession
         return cls(manifest, tokenizer, config, runtime(config, tokenizer))
 
-    def encode(self, mel: npt.NDArray[np.float32]) -> TrtLlmEncodedAudio:
+    def encode(
+        self, mel: npt.NDArray[np.float32], cancellation: Cancellation | None = None
+    ) -> TrtLlmEncodedAudio:
+        if cancellation is not None:
+            cancellation.check()  # a GPU's encoder is done before it could be interrupted
         expected = (self.dimensions.n_mels, N_FRAMES)
         if mel.shape != expected or mel.dtype != np.float32:
             raise ValueError(

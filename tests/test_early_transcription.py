@@ -1,0 +1,297 @@
+"""What the engine does while somebody still speaks, in a daemon on real sockets and threads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from duplex_asr.hearing.endpointer import Endpointer, NewId
+from tests.service_doubles import (
+    ENDPOINTING,
+    Client,
+    Listener,
+    LoudnessDetector,
+    Room,
+    next_item,
+    run_without_leaks,
+    silence,
+    speak,
+    speak_pcm,
+    tone,
+)
+
+EARLY = replace(ENDPOINTING, early_ms=50, min_silence_ms=200)
+
+
+def endpointer_with(**changes: int) -> Any:
+    def new_endpointer(new_id: NewId) -> Endpointer:
+        return Endpointer(LoudnessDetector(), replace(EARLY, **changes), new_id)
+
+    return new_endpointer
+
+
+def early_room(folder: Path, **options: Any) -> Room:
+    return Room(folder / "run", **{"new_endpointer": endpointer_with()} | options)
+
+
+def counts(room: Room) -> dict[str, int]:
+    speculation: dict[str, int] = room.daemon.status()["speculation"]
+    return speculation
+
+
+def test_a_pause_that_lasts_has_its_text_at_once(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        room = early_room(tmp_path)
+        async with room.running():
+            listener = await Listener.open(room)
+            await listener.until("state", state="listening")
+            room.source.hear(tone(3, 200))
+            room.source.hear(silence(60))
+            assert await next_item(room.speech.started) == "three"
+            partial = await listener.until("partial")  # the attempt's text, the end is not decided
+            assert (partial["id"], partial["text"], partial["committed"]) == ("u1", "three", "")
+            room.source.hear(silence(200))
+            transcript = await listener.until("transcript")
+            await listener.close()
+        assert transcript["speculative"] == "hit"
+        assert transcript["end_reason"] == "silence"
+        assert transcript["timings"]["endpoint_ms"] == 200
+        assert transcript["timings"]["final_ms"] < transcript["timings"]["latency_ms"]
+        assert room.speech.started.empty(), "it was transcribed once"
+        assert counts(room) == {
+            "hits": 1, "misses": 0, "cancelled": 0, "partials": 1, "wasted_ms": 0
+        }  # fmt: skip
+
+    run_without_leaks(scenario)
+
+
+def test_an_attempt_that_is_still_running_at_the_end_becomes_the_answer(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        room = early_room(tmp_path)
+        room.speech.gate.clear()
+        async with room.running():
+            listener = await Listener.open(room)
+            await listener.until("state", state="listening")
+            room.source.hear(tone(4, 200))
+            room.source.hear(silence(60))
+            assert await next_item(room.speech.started) == "four"
+            room.source.hear(silence(200))
+            await listener.until("voice-stopped")
+            room.speech.gate.set()
+            transcript = await listener.until("transcript")
+            await listener.close()
+        assert (transcript["text"], transcript["speculative"]) == ("four", "hit")
+        assert room.speech.started.empty()
+        assert room.speech.stopped.empty()
+
+    run_without_leaks(scenario)
+
+
+def test_an_attempt_is_cancelled_when_the_speaker_goes_on(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        room = early_room(tmp_path)
+        room.speech.gate.clear()
+        async with room.running():
+            listener = await Listener.open(room)
+            await listener.until("state", state="listening")
+            room.source.hear(tone(4, 200))
+            room.source.hear(silence(60))
+            assert await next_item(room.speech.started) == "four"
+            room.source.hear(tone(5, 900))
+            assert await next_item(room.speech.stopped) == "four"
+            room.speech.gate.set()
+            room.source.hear(silence(300))
+            transcript = await listener.until("transcript")
+            await listener.close()
+        assert transcript["text"] == "five"
+        assert transcript["id"] == "u1"
+        assert counts(room)["cancelled"] == 1
+
+    run_without_leaks(scenario)
+
+
+def test_a_word_after_a_short_pause_is_not_lost_with_the_attempt(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        room = early_room(tmp_path)
+        async with room.running():
+            listener = await Listener.open(room)
+            await listener.until("state", state="listening")
+            room.source.hear(tone(4, 200))
+            room.source.hear(silence(60))
+            await listener.until("partial", text="four")
+            room.source.hear(tone(5, 900))
+            room.source.hear(silence(60))
+            await listener.until("partial", text="five")
+            room.source.hear(silence(200))
+            transcript = await listener.until("transcript")
+            await listener.close()
+        assert (transcript["text"], transcript["speculative"]) == ("five", "hit")
+        assert transcript["end_ms"] - transcript["start_ms"] == 200 + 60 + 900 + 50
+        assert room.speech.drafts[:2] == [(), (4,)]  # what was known of the utterance
+        assert counts(room)["hits"] == 1
+
+    run_without_leaks(scenario)
+
+
+def test_an_utterance_whose_attempt_failed_is_transcribed_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        room = early_room(tmp_path)
+        room.speech.fails_on = {"six"}
+        async with room.running():
+            listener = await Listener.open(room)
+            await listener.until("state", state="listening")
+            room.source.hear(tone(6, 200))
+            room.source.hear(silence(60))
+            assert await next_item(room.speech.started) == "six"
+            room.speech.fails_on = set()
+            client = await Client.open(room)
+            assert await client.ask(speak_pcm(1)) == "one"  # and the attempt is over
+            await client.close()
+            room.source.hear(silence(200))
+            transcript = await listener.until("transcript")
+            await listener.close()
+        assert (transcript["text"], transcript["speculative"]) == ("six", "miss")
+
+    run_without_leaks(scenario)
+
+
+def test_without_early_work_every_transcript_says_so(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        room = early_room(tmp_path, new_endpointer=endpointer_with(early_ms=0))
+        async with room.running():
+            listener = await Listener.open(room)
+            await listener.until("state", state="listening")
+            room.source.hear(speak(2))
+            assert (await listener.until("transcript"))["speculative"] == "off"
+            await listener.close()
+
+    run_without_leaks(scenario)
+
+
+def test_somebody_who_speaks_on_is_transcribed_in_part(tmp_path: Path) -> None:
+    async def scenario() -> list[dict[str, Any]]:
+        room = early_room(tmp_path, partial_interval_ms=100)
+        async with room.running():
+            listener = await Listener.open(room)
+            await listener.until("state", state="listening")
+            partials = []
+            for _ in range(3):
+                room.source.hear(tone(7, 110))
+                partials.append(await listener.until("partial"))
+            await listener.close()
+        assert room.speech.drafts == [(), (7,), (7,)]
+        return partials
+
+    partials = run_without_leaks(scenario)
+    assert [each["committed"] for each in partials] == ["", "seven", "seven"]
+    assert [each["end_ms"] for each in partials] == [100, 200, 300]
+    assert {each["id"] for each in partials} == {"u1"}
+
+
+def test_a_partial_makes_way_for_the_final(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        room = early_room(
+            tmp_path, partial_interval_ms=100, new_endpointer=endpointer_with(early_ms=0)
+        )
+        room.speech.gate.clear()
+        async with room.running():
+            listener = await Listener.open(room)
+            await listener.until("state", state="listening")
+            room.source.hear(tone(7, 110))
+            assert await next_item(room.speech.started) == "seven"
+            room.source.hear(silence(250))
+            assert await next_item(room.speech.stopped) == "seven"
+            room.speech.gate.set()
+            event = await listener.until("voice-stopped")
+            event = await listener.next()
+            assert (event["type"], event["text"]) == ("transcript", "seven")
+            await listener.close()
+
+    run_without_leaks(scenario)
+
+
+def test_no_partial_is_made_while_the_engine_is_busy_for_somebody(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        room = early_room(tmp_path, partial_interval_ms=50)
+        room.speech.gate.clear()
+        async with room.running():
+            listener = await Listener.open(room)
+            await listener.until("state", state="listening")
+            client = await Client.open(room)
+            client.send("audio-start", {"rate": 16_000, "width": 2, "channels": 1})
+            client.send_chunk(speak_pcm(1))
+            client.send("audio-stop")
+            assert await next_item(room.speech.started) == "one"
+            room.source.hear(tone(7, 500))
+            room.source.until_heard()
+            room.speech.gate.set()
+            assert await client.text() == "one"
+            await client.close()
+            await listener.close()
+        assert room.speech.drafts[0] == ()
+
+    run_without_leaks(scenario)
+
+
+@pytest.mark.parametrize(("ending", "ms"), [("complete_silence_ms", 100), ("x", 200)])
+def test_sound_that_is_not_paced_ends_where_its_text_says(
+    tmp_path: Path, ending: str, ms: int
+) -> None:
+    """The listener waits for the text, so that the result does not depend on the machine."""
+
+    async def scenario() -> dict[str, Any]:
+        changes = {ending: ms} if ending != "x" else {}
+        room = early_room(tmp_path, is_live=False, new_endpointer=endpointer_with(**changes))
+        room.speech.mark = "."
+        async with room.running():
+            listener = await Listener.open(room)
+            await listener.until("state", state="listening")
+            room.source.hear(speak(2))
+            transcript = await listener.until("transcript")
+            await listener.close()
+            return transcript
+
+    transcript = run_without_leaks(scenario)
+    assert transcript["text"] == "two."
+    assert transcript["timings"]["endpoint_ms"] == ms
+    assert transcript["speculative"] == ("hit" if ending != "x" else "off")
+
+
+def test_a_client_that_pauses_has_its_text_at_once(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        room = early_room(tmp_path)
+        async with room.running():
+            client = await Client.open(room)
+            client.send("audio-start", {"rate": 16_000, "width": 2, "channels": 1})
+            client.send_chunk(speak_pcm(1)[: 2 * 16 * 270])
+            assert await next_item(room.speech.started) == "one"
+            client.send("audio-stop")
+            assert await client.text() == "one"
+            await client.close()
+        assert room.speech.started.empty()
+        assert counts(room)["hits"] == 1
+
+    run_without_leaks(scenario)
+
+
+def test_a_client_that_goes_on_or_leaves_cancels_what_was_begun(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        room = early_room(tmp_path)
+        room.speech.gate.clear()
+        async with room.running():
+            client = await Client.open(room)
+            client.send("audio-start", {"rate": 16_000, "width": 2, "channels": 1})
+            for _ in range(2):
+                client.send_chunk(speak_pcm(1)[: 2 * 16 * 270])
+                assert await next_item(room.speech.started) == "one"
+                client.send_chunk(speak_pcm(1)[: 2 * 16 * 60])
+                assert await next_item(room.speech.stopped) == "one"
+            client.send_chunk(speak_pcm(1)[2 * 16 * 140 : 2 * 16 * 270])
+            assert await next_item(room.speech.started) == "one"
+            await client.close()
+            assert await next_item(room.speech.stopped) == "one"
+
+    run_without_leaks(scenario)
