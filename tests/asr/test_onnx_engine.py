@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 from duplex_asr.asr.engines import load_engine
 from duplex_asr.asr.engines.onnx import OnnxEncodedAudio, OnnxEngine
 from duplex_asr.asr.mel import log_mel_spectrogram
+from duplex_asr.cancellation import Cancellation, Cancelled
 from duplex_asr.errors import EngineError
 
 
@@ -49,6 +53,33 @@ def test_a_truncated_sequence_goes_on_as_if_the_rest_had_never_been(
     sequence.truncate(4)
     rest = sequence.advance(TOKENS[4:])
     np.testing.assert_allclose(rest, small_engine.logits(encoded, TOKENS)[4:], atol=1e-4)
+
+
+def test_an_encoder_that_runs_can_be_cancelled_and_the_engine_goes_on(
+    small_engine: OnnxEngine, mel: np.ndarray
+) -> None:
+    expected = small_engine.encode(mel)
+    cancellation = Cancellation()
+    with ThreadPoolExecutor(1) as executor:
+        is_running = threading.Event()
+
+        def encode_until_cancelled() -> None:
+            while True:
+                is_running.set()
+                small_engine.encode(mel, cancellation)
+
+        running = executor.submit(encode_until_cancelled)
+        is_running.wait()
+        started = time.monotonic()
+        cancellation.set()
+        with pytest.raises(Cancelled):
+            running.result()
+        assert time.monotonic() - started < 0.5  # 20 ms on a machine that has nothing else to do
+    with pytest.raises(Cancelled):
+        small_engine.encode(mel, cancellation)
+    again = small_engine.encode(mel, Cancellation())
+    for name, value in expected.cross_kv.items():
+        np.testing.assert_array_equal(again.cross_kv[name].numpy(), value.numpy())
 
 
 @given(draft=st.lists(st.integers(97, 122), max_size=12), num_right=st.integers(0, 40))

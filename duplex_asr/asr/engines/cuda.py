@@ -25,6 +25,7 @@ from duplex_asr.asr.mel import N_FRAMES
 from duplex_asr.asr.self_test import SELF_TEST_NAME, SelfTest, self_test_mel
 from duplex_asr.asr.tensor_file import map_tensors
 from duplex_asr.asr.tokenizer import Tokenizer, read_ranks
+from duplex_asr.cancellation import Cancellation
 from duplex_asr.errors import EngineError, OutOfBlocksError
 from duplex_asr.settings import setting
 
@@ -146,12 +147,13 @@ class CudaEngine:
             on_error.pop_all()
         return engine
 
-    def encode(self, mel: npt.NDArray[np.float32]) -> CudaEncodedAudio:
+    def encode(
+        self, mel: npt.NDArray[np.float32], cancellation: Cancellation | None = None
+    ) -> CudaEncodedAudio:
+        (cancellation or Cancellation()).check()  # the encoder takes less than an interruption
         self._check_mel(mel)
-        handle = c_void_p()
-        self.library.call(
-            "dw_encode", self.handle, np.ascontiguousarray(mel).ctypes.data, byref(handle)
-        )
+        mel, handle = np.ascontiguousarray(mel), c_void_p()
+        self.library.call("dw_encode", self.handle, mel.ctypes.data, byref(handle))
         return self._keep(handle)
 
     def encode_batch(self, mels: npt.NDArray[np.float32]) -> list[CudaEncodedAudio]:
