@@ -73,6 +73,24 @@ def test_int8_stays_close_to_fp32_and_is_half_the_size(
     assert 0 < error < 0.05
 
 
+def test_in_int8_a_token_depends_on_those_that_go_through_with_it_by_rare_roundings_alone(
+    tmp_path: Path, small_checkpoint: Path, byte_tokenizer: Path
+) -> None:
+    build_onnx_engine(small_checkpoint, tmp_path / "int8", "int8", tokenizer_path=byte_tokenizer)
+    engine = load_engine(tmp_path / "int8")
+    generator = np.random.default_rng(3)
+    encoded = engine.encode(MEL)
+    assert isinstance(engine, OnnxEngine)
+    tokens = [257, 264, *generator.integers(0, 256, 20).tolist()]
+    together = engine.logits(encoded, tokens)
+    sequence = engine.new_sequence(encoded)
+    apart = np.concatenate([sequence.advance([token]) for token in tokens])
+    errors = [relative_error(a, b) for a, b in zip(apart, together, strict=True)]
+    # One scale for all of them moved every token by more than that.
+    assert float(np.median(errors)) < 1e-4
+    assert max(errors) < 0.05
+
+
 def test_thresholds_of_the_model_travel_in_the_manifest(
     tmp_path: Path, small_checkpoint: Path, byte_tokenizer: Path
 ) -> None:

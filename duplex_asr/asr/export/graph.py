@@ -42,7 +42,7 @@ class Graph:
     """An ONNX graph under construction."""
 
     def __init__(self, name: str, weights: WeightsFile) -> None:
-        self._name = name
+        self.name = name
         self._weights = weights
         self._nodes: list[Any] = []
         self._initializers: dict[str, Any] = {}
@@ -105,7 +105,7 @@ class Graph:
 
     def model(self) -> ModelProto:
         graph = helper.make_graph(
-            self._nodes, self._name, self._inputs, self._outputs, list(self._initializers.values())
+            self._nodes, self.name, self._inputs, self._outputs, list(self._initializers.values())
         )
         opsets = [helper.make_opsetid("", OPSET)]
         return helper.make_model(

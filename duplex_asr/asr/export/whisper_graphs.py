@@ -59,7 +59,11 @@ class FloatWeights:
 
 
 class Int8Weights(FloatWeights):
-    """Matrix products in 8 bits: weights per output channel, activations per matrix as they come.
+    """Matrix products in 8 bits: weights per output channel, activations as they come.
+
+    The encoder's activations have one scale a matrix. The decoder's have one a token, so that what
+    a token gives hardly depends on those that go through with it, as those of a draft do: what
+    float products leave of a difference can still move a value over the edge of a step of 1/127.
 
     Weights are stored as uint8 with their zero at 128. As int8 they would be as exact, but an x86
     processor without VNNI then adds two products in 16 bits and saturates without a word, so that
@@ -71,8 +75,8 @@ class Int8Weights(FloatWeights):
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)
-        # (graph, activation) -> its quantised form, which query, key and value share
-        self._activations: dict[tuple[int, str], list[str]] = {}
+        # (graph, activation) -> its uint8 form, scale and zero, which query, key and value share
+        self._activations: dict[tuple[int, str], tuple[str, str, str]] = {}
 
     def _quantise(self, name: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
         """weight [out, in] -> uint8 [out, in] and float32 scale [out]."""
@@ -84,15 +88,35 @@ class Int8Weights(FloatWeights):
         weight, scale = self._quantise(name)
         key = (id(graph), x)
         if key not in self._activations:
-            self._activations[key] = graph.node_with_outputs("DynamicQuantizeLinear", 3, x)
+            quantise = self._quantise_rows if graph.name == "decoder" else self._quantise_matrix
+            self._activations[key] = quantise(graph, x)
         x_uint8, x_scale, x_zero = self._activations[key]
         stored = graph.weight(f"{name}.columns", weight.T)
         zero = graph.constant(self.ZERO, np.uint8)
         product = graph.node("MatMulInteger", x_uint8, stored, x_zero, zero)
         product = graph.node("Cast", product, to=FLOAT)
-        both_scales = graph.node("Mul", x_scale, graph.weight(f"{name}.scale", scale))
-        product = graph.node("Mul", product, both_scales)
+        weight_scale = graph.weight(f"{name}.scale", scale)
+        if graph.name == "decoder":
+            # Two products: onnxruntime would fuse one with both scales, and then takes the first
+            # token's scale for all.
+            product = graph.node("Mul", graph.node("Mul", product, x_scale), weight_scale)
+        else:
+            product = graph.node("Mul", product, graph.node("Mul", x_scale, weight_scale))
         return product if bias is None else graph.node("Add", product, self.tensor(graph, bias))
+
+    def _quantise_matrix(self, graph: Graph, x: str) -> tuple[str, str, str]:
+        x_uint8, scale, zero = graph.node_with_outputs("DynamicQuantizeLinear", 3, x)
+        return x_uint8, scale, zero
+
+    def _quantise_rows(self, graph: Graph, x: str) -> tuple[str, str, str]:
+        """x [n, in] -> uint8 [n, in] with its zero at 128, and a scale [n, 1]."""
+        largest = graph.node("ReduceMax", graph.node("Abs", x), graph.constant([-1]), keepdims=1)
+        largest = graph.node("Max", largest, graph.constant(1e-8, np.float32))
+        scale = graph.node("Mul", largest, graph.constant(1 / 127, np.float32))
+        steps = graph.node("Round", graph.node("Div", x, scale))
+        shifted = graph.node("Add", steps, graph.constant(self.ZERO, np.float32))
+        x_uint8 = graph.node("Cast", shifted, to=TensorProto.UINT8)
+        return x_uint8, scale, graph.constant(self.ZERO, np.uint8)
 
     def embedding(self, graph: Graph, name: str, tokens: str) -> str:
         weight, scale = self._quantise(name)
