@@ -5,8 +5,8 @@
     speech resumes          the attempt is cancelled; what it said is the next one's draft
     the end is decided      the attempt becomes the answer, or the final starts with its draft
 
-None of it changes a final: an engine verifies a draft (in 8 bits within its rounding), and an attempt
-is adopted only if it heard the very same samples.
+None of it changes a final: an engine verifies a draft (in 8 bits within its rounding), and an
+attempt is adopted only if it heard the very same samples.
 """
 
 from __future__ import annotations
