@@ -69,7 +69,8 @@ class ClientRecognition:
 
     All methods are called in the event loop's thread. `new_endpointer` runs on the worker, since
     it may load a detector; `post` calls something in the loop's thread from any other.
-    on_committed: takes text that will not change any more, to be appended to what it took before.
+    on_committed: takes text that will not change any more, to be appended to what it took before,
+    while the recording goes on; without partials, never.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class ClientRecognition:
         self._post = post
         self._texts: list[asyncio.Future[str]] = []
         self._cancellations: list[Cancellation] = []
-        told = self._told = _ToldText(on_committed)
+        told = self._told = _ToldText(on_committed if partial_interval_ms else None)
         self._early = EarlyTranscription(
             queue,
             counts,
@@ -108,6 +109,7 @@ class ClientRecognition:
 
     async def finish(self) -> str:
         """The texts of all utterances, joined by spaces; raises RecognitionError."""
+        self._told.end()  # what remains is the answer
         await self._hear(self._end)
         texts = await asyncio.gather(*self._texts)
         return " ".join(text for text in texts if text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -171,23 +173,31 @@ def test_without_early_work_every_transcript_says_so(tmp_path: Path) -> None:
     run_without_leaks(scenario)
 
 
+async def speak_until_partial(room: Room, listener: Listener) -> dict[str, Any]:
+    """Say "seven" on and on, at the pace of a microphone, until there is a partial."""
+    partial = asyncio.create_task(listener.until("partial"))
+    while not partial.done():
+        room.source.hear(tone(7, 10))
+        await asyncio.wait({partial}, timeout=0.01)
+    return partial.result()
+
+
 def test_somebody_who_speaks_on_is_transcribed_in_part(tmp_path: Path) -> None:
     async def scenario() -> list[dict[str, Any]]:
         room = early_room(tmp_path, partial_interval_ms=100)
         async with room.running():
             listener = await Listener.open(room)
             await listener.until("state", state="listening")
-            partials = []
-            for _ in range(3):
-                room.source.hear(tone(7, 110))
-                partials.append(await listener.until("partial"))
+            partials = [await speak_until_partial(room, listener) for _ in range(3)]
             await listener.close()
         assert room.speech.drafts == [(), (7,), (7,)]
         return partials
 
     partials = run_without_leaks(scenario)
     assert [each["committed"] for each in partials] == ["", "seven", "seven"]
-    assert [each["end_ms"] for each in partials] == [100, 200, 300]
+    ends = [each["end_ms"] for each in partials]
+    assert ends[0] == 100
+    assert all(after >= before + 100 for before, after in itertools.pairwise(ends))
     assert {each["id"] for each in partials} == {"u1"}
 
 
@@ -295,3 +305,30 @@ def test_a_client_that_goes_on_or_leaves_cancels_what_was_begun(tmp_path: Path) 
             assert await next_item(room.speech.stopped) == "one"
 
     run_without_leaks(scenario)
+
+
+def test_a_client_is_told_what_is_committed_while_it_sends(tmp_path: Path) -> None:
+    async def scenario() -> list[tuple[str, str | None]]:
+        room = early_room(tmp_path, partial_interval_ms=100)
+        async with room.running():
+            client = await Client.open(room)
+            client.send("audio-start", {"rate": 16_000, "width": 2, "channels": 1})
+            told: list[tuple[str, str | None]] = []
+            while not told:  # the second partial agrees with the first
+                client.send_chunk(speak_pcm(7)[: 2 * 16 * 20])
+                client.send("ping")
+                while (event := await client.next()).type != "pong":
+                    told.append((event.type, event.data.get("text")))
+            client.send("audio-stop")
+            while not told or told[-1][0] != "transcript-stop":
+                event = await client.next()
+                told.append((event.type, event.data.get("text")))
+            await client.close()
+            return told
+
+    assert run_without_leaks(scenario) == [
+        ("transcript-start", None),
+        ("transcript-chunk", "seven"),
+        ("transcript", "seven"),
+        ("transcript-stop", None),
+    ]
