@@ -23,18 +23,17 @@ from types import MappingProxyType
 from typing import Any
 
 from duplex_asr import __version__
-from duplex_asr.asr.transcript import Transcript
 from duplex_asr.audio.frames import Samples
 from duplex_asr.audio.resampling import PcmStream
 from duplex_asr.audio.sources import Source
-from duplex_asr.cancellation import Cancellation, Cancelled
+from duplex_asr.cancellation import Cancelled
 from duplex_asr.client_recognition import ClientRecognition
 from duplex_asr.debugging.saved_utterances import SavedUtterances
 from duplex_asr.debugging.utterance_saver import UtteranceSaver
 from duplex_asr.early_transcription import SpeculationCounts
 from duplex_asr.errors import AudioError, GpuLostError
 from duplex_asr.hearing.endpointer import Endpointer, NewId
-from duplex_asr.hearing.utterance import Utterance
+from duplex_asr.loaded_speech import LoadedSpeech
 from duplex_asr.service import events
 from duplex_asr.service.control_server import ControlServer
 from duplex_asr.service.control_session import OnCommitted, PcmFormat, RecognizerInfo
@@ -55,18 +54,6 @@ MAX_QUEUED_UTTERANCES = 8  # of the source: at most 4 minutes of sound, 15 MB
 NUM_HEARING_WORKERS = 2
 STOP_THREADS_S = 0.5  # a decoder stops at its next token; an encoder run cannot be interrupted
 STOP_READERS_S = 0.2
-
-
-@dataclass(frozen=True)
-class LoadedSpeech:
-    """A transcriber with its engine: `transcribe` and `close` are called in one thread.
-
-    transcribe: takes a draft, too; raises Cancelled.
-    """
-
-    info: RecognizerInfo
-    transcribe: Callable[[Utterance, Cancellation, tuple[int, ...]], Transcript]
-    close: Callable[[], None]
 
 
 @dataclass(frozen=True)

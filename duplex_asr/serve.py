@@ -18,11 +18,12 @@ from duplex_asr.asr.transcript import Transcript
 from duplex_asr.audio.sources import open_source
 from duplex_asr.cancellation import Cancellation
 from duplex_asr.config import Config
-from duplex_asr.daemon import Daemon, LoadedSpeech, ServeOptions
+from duplex_asr.daemon import Daemon, ServeOptions
 from duplex_asr.debugging.saved_utterances import DebugConfig, SavedUtterances
 from duplex_asr.hearing.endpointer import Endpointer, NewId
 from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.hearing.vad import load_detector
+from duplex_asr.loaded_speech import LoadedSpeech
 from duplex_asr.service.control_session import RecognizerInfo
 from duplex_asr.service.listening import check_service
 from duplex_asr.service.runtime_dir import RuntimeDir, find_runtime_dir

@@ -21,10 +21,11 @@ from duplex_asr.asr.transcript import Transcript
 from duplex_asr.audio.frames import Frame, FrameCutter, Samples
 from duplex_asr.audio.source_notices import SourceNotice
 from duplex_asr.cancellation import Cancellation, Cancelled
-from duplex_asr.daemon import Daemon, LoadedSpeech, ServeOptions
+from duplex_asr.daemon import Daemon, ServeOptions
 from duplex_asr.debugging.saved_utterances import SavedUtterances
 from duplex_asr.hearing.endpointer import Endpointer, EndpointerConfig, NewId
 from duplex_asr.hearing.utterance import Utterance
+from duplex_asr.loaded_speech import LoadedSpeech
 from duplex_asr.service.control_session import RecognizerInfo
 from duplex_asr.service.runtime_dir import RuntimeDir, ServiceConfig
 from duplex_asr.service.wyoming_wire import encode_event

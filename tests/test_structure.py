@@ -37,6 +37,7 @@ JOIN_STAGES = {
     "offline.py",
     "client_recognition.py",
     "early_transcription.py",
+    "loaded_speech.py",
     "source_recognition.py",
     "config.py",
     "build_command.py",
