@@ -439,3 +439,20 @@ def test_events_and_requests_are_served_on_tcp_when_asked_for(tmp_path: Path) ->
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
+
+
+def test_levels_are_published_for_who_asks(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        room = Room(tmp_path / "run")
+        async with room.running():
+            listener = await Listener.open(room)
+            await listener.until("state", state="listening")
+            listener.writer.write(b'{"type": "subscribe", "events": ["level"]}\n')
+            await listener.until("subscribed")
+            room.source.say(9)
+            level = await listener.next()
+            assert (level["type"], level["position_ms"]) == ("level", 100)
+            assert level["rms_dbfs"] == level["peak_dbfs"] == -6.0206
+            await listener.close()
+
+    run_without_leaks(scenario)
