@@ -31,6 +31,9 @@ from duplex_asr.service.systemd_sockets import take_over
 from duplex_asr.stop_signals import StopSignals
 
 M_MMAP_THRESHOLD = -3  # glibc's malloc.h
+# How long the sockets' thread waits for Python's lock while a voice detector holds it; Python's own
+# 5 ms are a tenth of what a ping may take, and one answer takes the lock several times.
+SWITCH_INTERVAL_S = 0.001
 MMAP_THRESHOLD_BYTES = 128 * 1024  # what glibc starts with
 
 
@@ -42,6 +45,7 @@ def serve(config: Config, options: ServeOptions, signals: StopSignals) -> int:
     handed_over = take_over(os.environ)
     check_service(config.service)
     return_freed_memory()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     engine_folder = find_engine(config.engine.path)
     folder = find_runtime_dir(config.service.runtime_dir)
     with RuntimeDir(folder, config.service.socket_mode) as runtime_dir:
