@@ -35,16 +35,12 @@ from duplex_asr.errors import AudioError, GpuLostError
 from duplex_asr.hearing.endpointer import Endpointer, NewId
 from duplex_asr.loaded_speech import LoadedSpeech
 from duplex_asr.service import events
-from duplex_asr.service.control_server import ControlServer
 from duplex_asr.service.control_session import OnCommitted, PcmFormat, RecognizerInfo
-from duplex_asr.service.event_server import EventServer
-from duplex_asr.service.hangup import HangupWatch
-from duplex_asr.service.listening import HandedOver, ListeningSockets, open_sockets
-from duplex_asr.service.metrics import prometheus_text
-from duplex_asr.service.metrics_server import MetricsServer
+from duplex_asr.service.listening import HandedOver
 from duplex_asr.service.publisher import Publisher
 from duplex_asr.service.runtime_dir import RuntimeDir, ServiceConfig
-from duplex_asr.service.status import ServiceFigures, ServiceStatus
+from duplex_asr.service.servers import Servers
+from duplex_asr.service.status import ServiceFigures, ServiceStatus, describe_engine
 from duplex_asr.service.transcription_queue import TranscriptionQueue
 from duplex_asr.source_recognition import SourceRecognition
 
@@ -117,9 +113,7 @@ class Daemon:
         figures = ServiceFigures()
         self._publisher = Publisher(state, service.max_pending_kb * 1024, figures.observe)
         self._status = ServiceStatus(__version__, self._status_sections(), figures)
-        self._sockets: ListeningSockets
-        self._events: EventServer
-        self._control: ControlServer
+        self._servers: Servers
         self._executor: ThreadPoolExecutor
         self._speech_info: asyncio.Future[RecognizerInfo]
         self._stop_requested = asyncio.Event()
@@ -134,48 +128,25 @@ class Daemon:
 
     def counts(self) -> dict[str, int]:
         """How many clients and readers were turned away, for the log and for tests."""
-        return {
-            "dropped_readers": self._events.num_dropped_readers,
-            "refused_readers": self._events.num_refused_readers,
-            "broken_readers": self._events.num_broken_readers,
-            "dropped_clients": self._control.num_dropped_clients,
-            "refused_clients": self._control.num_refused_clients,
-            "broken_clients": self._control.num_broken_clients,
-        }
+        return self._servers.turned_away()
 
     def _status_sections(self) -> dict[str, Callable[[], Any]]:
         return {
-            "run": lambda: self._publisher.run,
-            "state": lambda: self._publisher.state.state,
-            "reason": lambda: self._publisher.state.reason,
-            "engine": self._describe_engine,
+            "engine": lambda: describe_engine(self._known_speech()),
             "source": lambda: {"name": self._source.name, "is_live": self._source.is_live},
             "queues": lambda: {"utterances": self._queue.num_waiting},
-            "drops": self._describe_drops,
+            "drops": lambda: {"input_overflows": self._source.num_overflows},
             "speculation": self._speculation.as_dict,
             "utterances": lambda: self._saver.counts() if self._saver is not None else {},
-            "clients": lambda: [*self._events.clients(), *self._control.clients()],
         }
 
-    def _describe_engine(self) -> dict[str, Any]:
-        if not self._speech_info.done() or self._speech_info.cancelled():
-            return {}
-        info = self._speech_info.result()
-        return {"name": info.model, "backend": info.backend, "folder": info.folder,
-                "languages": list(info.languages)}  # fmt: skip
-
-    def _describe_drops(self) -> dict[str, int]:
-        dropped = self._publisher.dropped()
-        return {
-            **self.counts(),
-            "dropped_partials": dropped.partials,
-            "dropped_levels": dropped.levels,
-            "input_overflows": self._source.num_overflows,
-        }
+    def _known_speech(self) -> RecognizerInfo | None:
+        is_known = self._speech_info.done() and not self._speech_info.cancelled()
+        return self._speech_info.result() if is_known else None
 
     def status(self) -> dict[str, Any]:
         """What `duplex-asr status` shows; to be called in the event loop's thread."""
-        return self._status()
+        return self._servers.status()
 
     def request_stop(self) -> None:
         """Make `run` return; to be called in the event loop's thread."""
@@ -188,26 +159,14 @@ class Daemon:
         """
         self._loop = asyncio.get_running_loop()
         self._speech_info = self._loop.create_future()
-        hangups = HangupWatch(self._loop)
         self._executor = ThreadPoolExecutor(NUM_HEARING_WORKERS, "hear")
-        self._events = EventServer(self._service, hangups, self._publisher)
-        self._control = ControlServer(
-            self._service, hangups, self, self._publisher, self._status,
-            lambda peer: self._sockets.may_read_events(peer),
-        )  # fmt: skip
-        metrics = MetricsServer(lambda: prometheus_text(self._status()))
+        self._servers = Servers(self._service, self, self._publisher, self._status)
         try:
-            self._sockets = open_sockets(self._runtime_dir, self._service, self._handed_over)
-            await self._events.start(self._sockets.events)
-            await self._control.start(self._sockets.control)
-            await metrics.start(self._sockets.metrics)
-            logger.info("sockets are in %s", self._runtime_dir.path)
+            await self._servers.start(self._runtime_dir, self._handed_over)
             self.is_open.set()
             await self._serve()
         finally:
             await self._stop()
-            metrics.stop()
-            hangups.close()
         if self._failure is not None:
             raise self._failure
 
@@ -247,7 +206,7 @@ class Daemon:
             job.fail("stopping", "the daemon is stopping")
         # In a thread that can be given up on: a sound card or a network's file may take its time.
         self._start_thread("close-source", self._source.close)
-        await self._control.stop()
+        await self._servers.stop_requests()
         await self._join_threads(but="save")
         if self._saver is not None:
             self._saver.close()
@@ -256,7 +215,7 @@ class Daemon:
         self._post(posted.set_result, None)
         await posted  # everything that the threads had to publish is published
         self._executor.shutdown(wait=False, cancel_futures=True)
-        await asyncio.gather(self._events.stop(STOP_READERS_S), self._control.close(STOP_READERS_S))
+        await self._servers.stop(STOP_READERS_S)
         self._speech_info.cancel()
 
     async def _join_threads(self, but: str = "") -> None:
@@ -297,9 +256,8 @@ class Daemon:
         self._post(self._publisher.publish, event)
 
     def _publish_state(self, state: events.ServiceState, reason: str | None = None) -> None:
-        model = ""
-        if self._speech_info.done() and not self._speech_info.cancelled():
-            model = self._speech_info.result().model
+        speech = self._known_speech()
+        model = speech.model if speech is not None else ""
         event = events.State(state, self._source.name, model, __version__, reason=reason)
         self._publish(event)
 

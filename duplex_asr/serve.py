@@ -30,10 +30,10 @@ from duplex_asr.service.runtime_dir import RuntimeDir, find_runtime_dir
 from duplex_asr.service.systemd_sockets import take_over
 from duplex_asr.stop_signals import StopSignals
 
-M_MMAP_THRESHOLD = -3  # glibc's malloc.h
 # How long the sockets' thread waits for Python's lock while a voice detector holds it; Python's own
 # 5 ms are a tenth of what a ping may take, and one answer takes the lock several times.
 SWITCH_INTERVAL_S = 0.001
+M_MMAP_THRESHOLD = -3  # glibc's malloc.h
 MMAP_THRESHOLD_BYTES = 128 * 1024  # what glibc starts with
 
 

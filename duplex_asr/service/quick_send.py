@@ -1,7 +1,7 @@
 """One event to many sockets without losing Python's lock in between.
 
-`socket.send` lets other threads run while the kernel copies. With a voice detector at work that is a
-bad bargain a hundred times in a row: the copy takes two microseconds, and getting the lock back up
+`socket.send` lets other threads run while the kernel copies. With a voice detector at work that is
+a bad bargain a hundred times in a row: the copy takes two microseconds, getting the lock back up
 to five milliseconds, each time. A call through ctypes.PyDLL keeps the lock; a socket that does not
 block gives it back as fast as any other function.
 """

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from duplex_asr.service import events
+from duplex_asr.service.control_session import RecognizerInfo
 
 WINDOW = 1000  # transcripts that the percentiles are taken of
 TIMINGS = ("latency_ms", "final_ms", "encode_ms", "decode_ms")
@@ -62,6 +63,18 @@ def percentile(ordered: list[float], quantile: float) -> float | None:
         return None
     rank = -(-quantile * len(ordered) // 1)  # rounded up
     return round(ordered[max(0, int(rank) - 1)], 3)
+
+
+def describe_engine(info: RecognizerInfo | None) -> dict[str, Any]:
+    """What is known of the engine; None: it still loads."""
+    if info is None:
+        return {}
+    return {
+        "name": info.model,
+        "backend": info.backend,
+        "folder": info.folder,
+        "languages": list(info.languages),
+    }
 
 
 class ServiceStatus:

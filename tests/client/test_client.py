@@ -48,7 +48,7 @@ def drop_readers(room: Room) -> None:
     done = threading.Event()
 
     def drop() -> None:
-        for reader in tuple(room.daemon._events._readers):
+        for reader in tuple(room.daemon._servers.events._readers):
             reader.abort()
         done.set()
 
@@ -228,7 +228,7 @@ def test_asyncio_programs_have_the_same(tmp_path: Path) -> None:
                         if len(texts) == 3:
                             break
                         room.source.say(2)
-                        for reader in tuple(room.daemon._events._readers):
+                        for reader in tuple(room.daemon._servers.events._readers):
                             reader.abort()
             async with aio.Control(room.runtime_dir.control_path) as control:
                 texts.append(await control.transcribe(speak_pcm(7), MONO))
