@@ -29,15 +29,15 @@ DIMENSIONS = {
 def random_tensors(dimensions: ModelDimensions, seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
     """Weights in half precision, by OpenAI's names.
 
-    Scaled so that activations keep their size from layer to layer and greedy decoding does not
-    settle on one token at once.
+    Scaled so that activations keep their size from layer to layer; the decoder's positions are
+    strong, or greedy decoding would settle on one token at once.
     """
     generator = np.random.default_rng(seed)
     tensors = {}
     for name, shape in expected_shapes(dimensions).items():
         values = generator.standard_normal(shape, np.float32)
         if "positional" in name:
-            values *= 0.5
+            values *= 2.0 if name.startswith("decoder") else 0.5
         elif len(shape) > 1:
             values *= np.float32(np.prod(shape[1:]) ** -0.5)
         elif "ln" in name and name.endswith("weight"):
