@@ -35,12 +35,11 @@ CUDA_ERROR = 7
 TIMED_OUT = 8
 FP16, FP32, INT8, INT4 = range(4)
 
-# status -> what a user can do about it
+# status -> what a user can do about it, where the library's message does not say it
 _ADVICE = {
     UNSUPPORTED_DIMENSIONS: "build this model with `duplex-asr build --backend onnx`",
     BAD_TENSOR: "build the engine again with `duplex-asr build --backend cuda`",
     OUT_OF_MEMORY: "end other programs, or lower cuda.pool_tokens and cuda.max_audios",
-    WRONG_ARCHITECTURE: HOW_TO_BUILD,
 }
 
 ShouldStopFunction = CFUNCTYPE(c_int32, c_void_p)
@@ -206,7 +205,8 @@ class CudaLibrary:
         if status == OUT_OF_BLOCKS:  # the library's message names the setting
             raise OutOfBlocksError(f"{message} in the section [cuda]")
         assert status != BAD_ARGUMENT, f"{name}: {message}"
-        raise EngineError(f"{message}; {_ADVICE[status]}")
+        advice = _ADVICE.get(status)
+        raise EngineError(f"{message}; {advice}" if advice else message)
 
 
 def find_library(configured: str, engine_folder: Path) -> Path:
