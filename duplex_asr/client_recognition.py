@@ -189,7 +189,7 @@ class ClientRecognition:
                 endpointer = self._endpointer = self._new_endpointer()
             heard.events += [(each, frame.end) for each in endpointer.push(frame)]
         if endpointer is not None and endpointer.is_speaking:
-            if self._early.wants_partial(self._cutter.position):
+            if self._early.is_partial_due(self._cutter.position):
                 heard.so_far = endpointer.so_far()
         return heard
 

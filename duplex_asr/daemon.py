@@ -102,7 +102,7 @@ class Daemon:
             self._queue,
             self._publish,
             self._publish_state,
-            lambda: self._publisher.wants(events.Level),
+            lambda event_class: self._publisher.wants(event_class),
             self._keep,
             self._is_stopping.is_set,
             self._speculation,

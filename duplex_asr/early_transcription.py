@@ -117,7 +117,7 @@ class EarlyTranscription:
         ending, self._known.ending = self._known.ending, None
         return ending
 
-    def wants_partial(self, position: int) -> bool:
+    def is_partial_due(self, position: int) -> bool:
         """True if a partial is due and would be begun at once."""
         return 0 < self._interval and position >= self._next_partial and self._queue.is_idle
 

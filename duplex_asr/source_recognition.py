@@ -38,8 +38,9 @@ logger = logging.getLogger(__name__)
 
 
 class SourceRecognition:
-    """The source of one run. `publish` and `wants_levels` may be called from any thread.
+    """The source of one run. `publish` and `wants` may be called from any thread.
 
+    wants: whether anybody reads events of a class; partials and levels are not made for nobody.
     language: of the transcripts, known as soon as the engine is loaded.
     keep: is given the sound of each utterance with its last event; must not wait.
     Sound that comes at its own pace is transcribed early; sound that comes as fast as it can be
@@ -53,7 +54,7 @@ class SourceRecognition:
         queue: TranscriptionQueue,
         publish: Callable[[events.Event], None],
         publish_state: Callable[[events.ServiceState, str], None],
-        wants_levels: Callable[[], bool],
+        wants: Callable[[type[events.Event]], bool],
         keep: Callable[[Samples, events.Event], None],
         is_stopping: Callable[[], bool],
         counts: SpeculationCounts,
@@ -65,7 +66,7 @@ class SourceRecognition:
         self._queue = queue
         self._publish = publish
         self._publish_state = publish_state
-        self._wants_levels = wants_levels
+        self._wants = wants
         self._keep = keep
         self._is_stopping = is_stopping
         self._num_seen_overflows = 0
@@ -98,7 +99,7 @@ class SourceRecognition:
                 heard = endpointer.push(frame)
                 self._hear(heard, end)
                 self._work_early(endpointer, heard, end)
-                if self._wants_levels() and (level := meter.push(frame)):
+                if self._wants(events.Level) and (level := meter.push(frame)):
                     self._publish_level(level, endpointer.speech_probability)
         finally:  # also what was said before a recording or a device broke off, or the daemon stops
             self._hear(endpointer.stop(), end)
@@ -113,8 +114,9 @@ class SourceRecognition:
                         self._early.wait()
             if (ending := self._early.take_ending()) is not None:
                 endpointer.expect(*ending)
-        if endpointer.is_speaking and self._early.wants_partial(position):
-            self._early.partial(endpointer.so_far())
+        if endpointer.is_speaking and self._early.is_partial_due(position):
+            if self._wants(events.Partial):
+                self._early.partial(endpointer.so_far())
 
     def _publish_notice(self, notice: SourceNotice) -> None:
         if notice.kind in ("lost", "listening"):

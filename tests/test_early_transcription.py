@@ -332,3 +332,21 @@ def test_a_client_is_told_what_is_committed_while_it_sends(tmp_path: Path) -> No
         ("transcript", "seven"),
         ("transcript-stop", None),
     ]
+
+
+def test_nothing_is_transcribed_in_part_for_nobody(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        room = early_room(tmp_path, partial_interval_ms=100)
+        async with room.running():
+            listener = await Listener.open(room)
+            await listener.until("state", state="listening")
+            listener.writer.write(b'{"type": "subscribe", "events": ["transcript"]}\n')
+            await listener.until("subscribed")
+            room.source.hear(tone(3, 1_000))
+            room.source.hear(silence(300))
+            transcript = await listener.until("transcript")
+            await listener.close()
+        assert transcript["text"] == "three"
+        assert counts(room)["partials"] <= 1  # the attempt's
+
+    run_without_leaks(scenario)
