@@ -84,6 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_listen(commands)
     _add_status(commands)
     _add_transcribe(commands)
+    _add_timeline(commands)
     _add_build(commands)
     _add_devices(commands)
     _add_check_config(commands)
@@ -179,6 +180,24 @@ def _add_transcribe(commands: Any) -> None:
     )  # fmt: skip
 
 
+def _add_timeline(commands: Any) -> None:
+    parser = _add_command(
+        commands, "timeline", timeline, "draw what is heard in a recording, and how long it takes"
+    )
+    _add_config_options(parser)
+    parser.add_argument("recording", type=Path, metavar="RECORDING")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE",
+        help="picture to write, .svg or .png (default: RECORDING's name with .svg, in this folder)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--events", type=Path, metavar="FILE",
+        help="draw a run over the recording that was saved with `listen --json`",
+    )  # fmt: skip
+    parser.add_argument("--from", type=float, default=0.0, dest="first_s", metavar="SECONDS")
+    parser.add_argument("--to", type=float, dest="last_s", metavar="SECONDS")
+
+
 def _add_build(commands: Any) -> None:
     parser = _add_command(commands, "build", build, "turn a Whisper checkpoint into an engine")
     parser.add_argument("checkpoint", type=Path, help="OpenAI-format .pt file")
@@ -254,6 +273,21 @@ def transcribe(options: argparse.Namespace) -> int:
             exit_code = error.exit_code
     engine.close()
     return exit_code
+
+
+def timeline(options: argparse.Namespace) -> int:
+    """`duplex-asr timeline`."""
+    from duplex_asr.config import load_config
+    from duplex_asr.draw_timeline import draw_timeline
+
+    overrides = _overrides(options, engine="engine.path", threads="engine.threads")
+    config = load_config(options.config, overrides)
+    output = options.output or Path(options.recording.name).with_suffix(".svg")
+    draw_timeline(
+        options.recording, output, config, options.events, options.first_s, options.last_s
+    )
+    print(output)
+    return 0
 
 
 def devices(options: argparse.Namespace) -> int:

@@ -1,0 +1,87 @@
+"""A recording in, a picture of what a run over it hears out: `duplex-asr timeline`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from duplex_asr.asr.engines import find_engine, load_engine
+from duplex_asr.asr.transcriber import Transcriber
+from duplex_asr.config import Config
+from duplex_asr.debugging.picture import check_output, write_picture
+from duplex_asr.debugging.timeline import MAX_S, Timeline, draw
+from duplex_asr.errors import AudioError, ConfigError
+from duplex_asr.replay import replay
+from duplex_asr.service import events
+
+MAX_EVENT_BYTES = 64 << 20  # hours of a talkative room
+
+
+def draw_timeline(
+    recording: Path,
+    output: Path,
+    config: Config,
+    events_path: Path | None,
+    first_s: float,
+    last_s: float | None,
+) -> None:
+    """Draw from `first_s` to `last_s` (None: to the end, at most ten minutes).
+
+    events_path: lines of a run that was live, as `duplex-asr listen --json` prints them; with them
+    nothing is transcribed. Raises DuplexAsrError; if the recording breaks off, what it held before
+    has been drawn.
+    """
+    check_output(output)
+    end_s = first_s + MAX_S if last_s is None else last_s
+    if not 0 <= first_s < end_s <= first_s + MAX_S:
+        raise ConfigError(
+            f"--from {first_s:g} --to {end_s:g}: draw something between 0 and {MAX_S:g} s long"
+        )
+    published = None if events_path is None else read_events(events_path)
+    if published is None:
+        engine = load_engine(find_engine(config.engine.path), config.engine.threads)
+        run = replay(recording, config, Transcriber(engine, config.transcription), first_s, end_s)
+        model = engine.name
+        engine.close()
+    else:
+        run = replay(recording, config, None, first_s, end_s)
+        model = f"events of {events_path}"
+    ears = config.endpointer
+    timeline = Timeline(
+        title=recording.name,
+        subtitle=f"{model} · {config.vad.detector} · min_silence_ms {ears.min_silence_ms}"
+        f" · tail_ms {ears.tail_ms} · pre_roll_ms {ears.pre_roll_ms}",
+        samples=run.samples,
+        probabilities=run.probabilities,
+        thresholds=(ears.threshold, ears.release_threshold),
+        events=run.events if published is None else published,
+        first_s=first_s,
+    )
+    write_picture(draw(timeline), output)
+    if run.failure:
+        raise AudioError(run.failure)
+
+
+def read_events(path: Path) -> list[events.Event]:
+    """The events of a file of JSON lines; ConfigError names the line that is none."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_EVENT_BYTES + 1)
+    except OSError as exc:
+        raise ConfigError(f"cannot read the events {path}: {exc.strerror}") from exc
+    if len(data) > MAX_EVENT_BYTES:
+        raise ConfigError(f"{path} is larger than 64 MiB: cut out the part to be drawn")
+    found = []
+    for number, line in enumerate(data.splitlines(), 1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            raise ConfigError(
+                f"{path}, line {number} is no event: save what `duplex-asr listen --json` prints"
+            )
+        event = events.from_record(record)
+        if not isinstance(event, events.Unknown):
+            found.append(event)
+    return found
