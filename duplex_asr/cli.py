@@ -322,6 +322,7 @@ def check_config(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from duplex_asr.asr.engines import find_engine
+    from duplex_asr.asr.engines.cuda_library import CudaLibrary, find_library
     from duplex_asr.asr.manifest import TOKENIZER_NAME, check_files, read_manifest
     from duplex_asr.asr.tokenizer import Tokenizer, read_ranks
     from duplex_asr.audio.sources import check_source
@@ -334,6 +335,8 @@ def check_config(options: argparse.Namespace) -> int:
     folder = find_engine(config.engine.path)
     manifest = read_manifest(folder)
     check_files(folder, manifest)
+    if manifest.backend == "cuda":
+        CudaLibrary(find_library(config.cuda.library, folder))
     dimensions = manifest.dimensions
     ranks = read_ranks(folder / TOKENIZER_NAME)
     tokenizer = Tokenizer(ranks, dimensions.n_vocab, dimensions.is_multilingual)

@@ -16,6 +16,7 @@ from duplex_asr.asr.engines import cuda_library, load_engine
 from duplex_asr.asr.engines.cuda import CudaConfig, CudaEngine
 from duplex_asr.asr.manifest import describe_files
 from duplex_asr.asr.tensor_file import map_tensors, write_tensors
+from duplex_asr.cli import main
 from duplex_asr.errors import EngineError, GpuLostError
 from tests.asr.conftest import LoadCuda
 from tests.asr.cuda_models import WIDE, noise_mel
@@ -30,6 +31,17 @@ def test_no_library_is_refused_with_the_places_and_the_command(
     for part in (f"{cuda_engine_dir}/libduplex_whisper.so", f"{tmp_path}/none.so",
                  "build_scripts/build_cuda_engine.sh --arch", "cuda.library"):  # fmt: skip
         assert part in str(caught.value)
+
+
+def test_check_config_looks_for_the_library(
+    cuda_engine_dir: Path, reference_library: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    for library, exit_code in ((reference_library, 0), (tmp_path / "gone.so", 3)):
+        text = f'[engine]\npath = "{cuda_engine_dir}"\n[cuda]\nlibrary = "{library}"\n'
+        (tmp_path / "c.toml").write_text(text)
+        assert main(["check-config", str(tmp_path / "c.toml")]) == exit_code
+    assert f"there is no engine library at {tmp_path}/gone.so: build it" in capsys.readouterr().err
 
 
 def test_a_library_in_the_engine_folder_is_found(

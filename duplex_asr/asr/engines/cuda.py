@@ -10,16 +10,17 @@ import ctypes
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from ctypes import byref, c_float, c_int32, c_int64, c_void_p
+from ctypes import byref, c_int32, c_int64, c_void_p
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from duplex_asr.asr.engine import DecodeEnd, Decoding, EncodedAudio, ModelDimensions, ShouldStop
+from duplex_asr.asr.engine import Decoding, EncodedAudio, ModelDimensions, ShouldStop
 from duplex_asr.asr.engines import cuda_library as dw
+from duplex_asr.asr.engines.cuda_answer import CudaAnswer
 from duplex_asr.asr.manifest import TOKENIZER_NAME, Manifest
 from duplex_asr.asr.mel import N_FRAMES
 from duplex_asr.asr.self_test import SELF_TEST_NAME, SelfTest, self_test_mel
@@ -34,7 +35,6 @@ logger = logging.getLogger(__name__)
 WEIGHTS_NAME = "weights.safetensors"
 EMBEDDING = "decoder.token_embedding.weight"
 LAYER_MATRIX = "decoder.blocks.0.attn.query.weight"  # all the decoder's layers are stored like it
-_END_REASONS: tuple[DecodeEnd, ...] = get_args(DecodeEnd)
 _MAX_ENCODE_BATCH = 32
 _REPORT_BYTES = 64 << 20  # progress is said each time so much more is on the GPU
 
@@ -175,7 +175,9 @@ class CudaEngine:
         stop_on_repetition: bool = True,
     ) -> Decoding:
         assert isinstance(encoded, CudaEncodedAudio)
-        answer = _Answer(self, prompt, max_new_tokens, draft, should_stop, stop_on_repetition)
+        most = min(max_new_tokens, self.dimensions.n_text_ctx - len(prompt))
+        sot = self.tokenizer.sot
+        answer = CudaAnswer(prompt, sot, most, draft, should_stop, stop_on_repetition)
         self.library.call(
             "dw_decode", self.handle, encoded.handle, byref(answer.request), byref(answer.result)
         )
@@ -194,9 +196,9 @@ class CudaEngine:
         For throughput: a few utterances are faster by `decode`, one after the other.
         """
         num = len(audios)
-        answers = [
-            _Answer(self, prompt, max_new_tokens, (), None, stop_on_repetition) for _ in audios
-        ]
+        most = min(max_new_tokens, self.dimensions.n_text_ctx - len(prompt))
+        sot = self.tokenizer.sot
+        answers = [CudaAnswer(prompt, sot, most, (), None, stop_on_repetition) for _ in audios]
         handles = (c_void_p * num)(*(each.handle for each in audios))
         requests = (dw.Request * num)(*(each.request for each in answers))
         results = (dw.Result * num)(*(each.result for each in answers))
@@ -306,58 +308,6 @@ _TYPES = {
     np.dtype(np.float32): dw.FP32,
     np.dtype(np.uint8): dw.INT8,
 }
-
-
-class _Answer:
-    """One request for the library with the memory that its answer goes to."""
-
-    def __init__(
-        self,
-        engine: CudaEngine,
-        prompt: Sequence[int],
-        max_new_tokens: int,
-        draft: Sequence[int],
-        should_stop: ShouldStop | None,
-        stop_on_repetition: bool,
-    ) -> None:
-        most = min(max_new_tokens, engine.dimensions.n_text_ctx - len(prompt))
-        self._tokens = (c_int32 * most)()
-        self._logprobs = (c_float * (most + 1))()
-        self._should_stop = should_stop
-        self._error: BaseException | None = None
-        self.request = dw.Request(
-            prompt=dw.int32_array(prompt),
-            num_prompt=len(prompt),
-            draft=dw.int32_array(draft),
-            num_draft=len(draft),
-            max_new_tokens=most,
-            sot_index=prompt.index(engine.tokenizer.sot),
-            stop_on_repetition=stop_on_repetition,
-        )
-        if should_stop is not None:
-            self.request.should_stop = dw.ShouldStopFunction(self._ask)
-        self.result = dw.Result(tokens=self._tokens, logprobs=self._logprobs)
-
-    def _ask(self, _user: Any) -> int:
-        """What C calls; an exception cannot cross it, so it is kept and ends the decoding."""
-        assert self._should_stop is not None
-        try:
-            return int(self._should_stop())
-        except BaseException as error:  # noqa: BLE001 - raised again by `decoding`
-            self._error = error
-            return 1
-
-    def decoding(self) -> Decoding:
-        if self._error is not None:
-            raise self._error
-        result = self.result
-        return Decoding(
-            tokens=tuple(self._tokens[: result.num_tokens]),
-            token_logprobs=tuple(self._logprobs[: result.num_logprobs]),
-            no_speech_prob=result.no_speech_prob,
-            end_reason=_END_REASONS[result.end_reason],
-            num_drafted=result.num_drafted,
-        )
 
 
 def _options(
