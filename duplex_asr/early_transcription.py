@@ -36,13 +36,16 @@ class SpeculationCounts:
     """What early work was good for; may be counted from any thread.
 
     hits, misses: finals that an attempt answered, and those that had to begin at the end.
-    cancelled: attempts and partials given up on. wasted_ms: time of the engine that those took,
-    and attempts after which speech went on. partials: hypotheses that were told.
+    kept_ms: time of the engine that the attempts took which were there before the end.
+    cancelled: attempts and partials given up on. wasted_ms: time that those took, and attempts
+    after which speech went on. partials: hypotheses that were told.
     """
+
+    NAMES = ("hits", "misses", "cancelled", "partials", "kept_ms", "wasted_ms")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts = dict.fromkeys(("hits", "misses", "cancelled", "partials", "wasted_ms"), 0)
+        self._counts = dict.fromkeys(self.NAMES, 0)
 
     def add(self, name: str, amount: int = 1) -> None:
         with self._lock:
@@ -139,6 +142,8 @@ class EarlyTranscription:
             if self._queue.adopt(attempt, final):
                 self._attempt = None
                 self._counts.add("hits")
+                if attempt.transcript is not None:
+                    self._counts.add("kept_ms", round(attempt.transcript.timings.total_ms))
                 return True
         self.resume()
         self._counts.add("misses")

@@ -64,7 +64,7 @@ def test_a_pause_that_lasts_has_its_text_at_once(tmp_path: Path) -> None:
         assert transcript["timings"]["final_ms"] < transcript["timings"]["latency_ms"]
         assert room.speech.started.empty(), "it was transcribed once"
         assert counts(room) == {
-            "hits": 1, "misses": 0, "cancelled": 0, "partials": 1, "wasted_ms": 0
+            "hits": 1, "misses": 0, "cancelled": 0, "partials": 1, "kept_ms": 0, "wasted_ms": 0
         }  # fmt: skip
 
     run_without_leaks(scenario)

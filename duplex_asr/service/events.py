@@ -83,6 +83,7 @@ class NoSpeech:
     source: str
     start_ms: int
     end_ms: int
+    end_reason: str = "no_speech"
 
 
 @dataclass(frozen=True)

@@ -42,10 +42,13 @@ def _families(status: dict[str, Any]) -> Iterator[tuple[str, str, str, list[Samp
             if not key.endswith("_ms")
         ]
         yield f"duplex_asr_{name}", "counter", meaning, counted
-    wasted: list[Sample] = [("", {}, status["speculation"].get("wasted_ms"))]
+    worked: list[Sample] = [
+        ("", {"outcome": outcome}, status["speculation"].get(f"{outcome}_ms"))
+        for outcome in ("kept", "wasted")
+    ]
     yield (
-        "duplex_asr_speculation_wasted_ms_total", "counter",
-        "Time of the engine that early work took in vain.", wasted,
+        "duplex_asr_speculation_ms_total", "counter",
+        "Time of the engine that early work took, by whether it was used.", worked,
     )  # fmt: skip
     waiting: list[Sample] = [("", {"queue": k}, v) for k, v in status["queues"].items()]
     yield "duplex_asr_waiting", "gauge", "What waits, by queue.", waiting
