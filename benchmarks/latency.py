@@ -42,6 +42,8 @@ from duplex_asr.audio.files import FileSource
 from duplex_asr.cancellation import Cancellation, Cancelled
 from duplex_asr.config import Config
 from duplex_asr.daemon import Daemon, ServeOptions
+from duplex_asr.debugging.looks import STYLE
+from duplex_asr.debugging.svg import Svg
 from duplex_asr.loaded_speech import LoadedSpeech
 from duplex_asr.serve import new_endpointer
 from duplex_asr.service.control_session import RecognizerInfo
@@ -194,6 +196,8 @@ def measure(name: str, recording: Path, engine: SpeechEngine, early: bool) -> di
         "excess_ms": percentiles(excess),
         "beyond_excess_ms": percentiles(beyond),
         "cancel_ms": percentiles(speech.cancel_ms),
+        "latencies_ms": [round(each["latency_ms"], 1) for each in timings],
+        "silence_ms": float(np.median([each["endpoint_ms"] for each in timings])),
         "partials": len(run["partials"]),
         "speculation": run["status"]["speculation"],
     }
@@ -225,6 +229,35 @@ def print_table(rows: list[dict[str, Any]]) -> None:
         name = f"{row['engine']}, {early}"
         counted = [str(counts[key]) for key in ("hits", "misses", "wasted_ms")]
         print(" | ".join([name, str(row["utterances"]), *cells, *counted]))
+
+
+def draw(rows: list[dict[str, Any]]) -> str:
+    """Each text as a dot at its time after the end of speech, the silence waited for as a bar."""
+    left, top, height = 190, 64, 44
+    last_ms = max(1000.0, *(max(row["latencies_ms"]) for row in rows)) * 1.05
+    svg = Svg(1_000, STYLE)
+
+    def x_of(ms: float) -> float:
+        return left + ms * (980 - left) / last_ms
+
+    svg.text("ink title", 16, 28, "From the last voiced sample to the published text")
+    svg.text("faint", 16, 46, "bar: silence that ends an utterance; dots: texts; line: median")
+    bottom = top + height * len(rows)
+    for ms in range(0, int(last_ms) + 1, 100):
+        svg.line("rule-line", x_of(ms), top, x_of(ms), bottom)
+        svg.text("faint small", x_of(ms) - 8, bottom + 14, str(ms))
+    svg.text("faint small", 960, bottom + 28, "ms")
+    for index, row in enumerate(rows):
+        y = top + index * height
+        svg.text("ink", 16, y + 20, row["engine"])
+        svg.text("faint small", 16, y + 34, "in the pause" if row["early"] else "at the end")
+        svg.rect("margin", left, y + 8, x_of(row["silence_ms"]) - left, height - 16)
+        for place, ms in enumerate(row["latencies_ms"]):
+            svg.rect("engine", x_of(ms) - 2, y + 11 + (place * 7) % 20, 4, 4, f"{ms} ms")
+        median = x_of(row["speech_end_to_final_ms"]["p50"])
+        svg.line("voice-line", median, y + 4, median, y + height - 4)
+        svg.text("ink small", median + 6, y + 12, f"{row['speech_end_to_final_ms']['p50']:.0f} ms")
+    return svg.finish(bottom + 40)
 
 
 def progress(text: str) -> None:
@@ -270,6 +303,8 @@ def main() -> None:
         "onnxruntime": onnxruntime.__version__,
         "rows": rows,
     }
+    if options.plot:
+        options.plot.write_text(draw(rows))
     if options.json:
         options.json.write_text(json.dumps(report, indent=2) + "\n")
 

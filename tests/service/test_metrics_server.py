@@ -121,7 +121,8 @@ def test_there_is_no_metrics_socket_if_it_is_not_wanted(tmp_path: Path) -> None:
 def test_labels_are_escaped() -> None:
     status = {
         "version": "1", "run": 'a"b\\c\nd', "uptime_ms": 1, "state": "idle", "engine": {},
-        "events": {}, "errors": {}, "drops": {}, "speculation": {"hits": 3, "kept_ms": 9, "wasted_ms": 7},
+        "events": {}, "errors": {}, "drops": {},
+        "speculation": {"hits": 3, "kept_ms": 9, "wasted_ms": 7},
         "queues": {}, "clients": [], **ServiceFigures().describe(),
     }  # fmt: skip
     text = prometheus_text(status)
