@@ -246,11 +246,13 @@ def open_descriptors() -> set[str]:
     return found
 
 
-def run_without_leaks(scenario: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def run_without_leaks(
+    scenario: Callable[[], Coroutine[Any, Any, T]], timeout_s: float = 4 * PATIENCE_S
+) -> T:
     """Run a scenario in an event loop; no task, no thread and no open file may outlive it."""
 
     async def run() -> T:
-        result = await asyncio.wait_for(scenario(), 4 * PATIENCE_S)
+        result = await asyncio.wait_for(scenario(), timeout_s)
         left = asyncio.all_tasks() - {asyncio.current_task()}
         assert not left, left
         return result

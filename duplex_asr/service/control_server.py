@@ -182,6 +182,8 @@ class _Connection:
         self._writer = writer
         self._peer = read_peer(writer.get_extra_info("socket"))
         self._feed: EventFeed | None = None
+        self._takes_requests = True
+        self._has_ended = False  # nothing can be sent any more
         self._message_due = 0.0  # when the message that is arriving must be complete; 0: not begun
 
     @property
@@ -198,7 +200,8 @@ class _Connection:
         try:
             while data := await self._read(reader, parser.is_mid_message):
                 for number, event in enumerate(parser.feed(data), 1):
-                    await self.session.handle(event)
+                    if self._takes_requests:
+                        await self.session.handle(event)
                     self._message_due = 0.0
                     if number % EVENTS_A_TURN == 0:
                         await asyncio.sleep(0)
@@ -237,7 +240,7 @@ class _Connection:
     def send(self, event: Event) -> None:
         """Write without waiting; a client that does not read is dropped at the bound."""
         transport = self._writer.transport
-        if transport.is_closing():
+        if transport.is_closing() or self._has_ended:
             return
         if transport.get_write_buffer_size() > self._server.max_pending_bytes:
             self._drop("it does not read")
@@ -261,10 +264,13 @@ class _Connection:
                 "not-permitted", "reading events takes the permission to connect to events.sock"
             )
         subscription = parse_subscription(request)
+        if self._writer.transport.is_closing():
+            return
         if self._feed is None:
             self._feed = EventFeed(
                 self._write, self._drop, self._server.max_pending_bytes, encode_published
             )
+            self._writer.transport.set_write_buffer_limits(high=self._feed.batch_bytes)
             protocol = self._writer.transport.get_protocol()
             assert isinstance(protocol, _FeedingProtocol)
             protocol.feed = self._feed
@@ -274,7 +280,7 @@ class _Connection:
         self._server.publisher.subscribe(self._feed, subscription)
 
     def _write(self, data: bytes) -> None:
-        if not self._writer.transport.is_closing():
+        if not self._writer.transport.is_closing() and not self._has_ended:
             self._writer.write(data)
 
     def describe(self) -> dict[str, Any]:
@@ -291,6 +297,7 @@ class _Connection:
         """The daemon stops: whoever waits for an answer learns that none will come."""
         if self.session.is_busy:
             self.send_error("stopping", "the daemon is stopping: ask again later")
+        self._takes_requests = False
         self.session.cancel()
 
     def finish(self) -> None:
@@ -309,6 +316,7 @@ class _Connection:
 
     async def _linger(self, reader: asyncio.StreamReader) -> None:
         """Read on for a moment: closing with unread bytes would destroy the error on its way."""
+        self._has_ended = True
         if self._writer.can_write_eof():
             self._writer.write_eof()
         with contextlib.suppress(asyncio.TimeoutError):

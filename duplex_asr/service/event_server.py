@@ -113,6 +113,7 @@ class _Reader(asyncio.BufferedProtocol):
         self._num_received = 0
         self._is_refused = False
         self._is_dropped = False
+        self._last_chance: asyncio.TimerHandle | None = None
         self.feed = EventFeed(self._write, self.drop, server.max_pending_bytes)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -166,7 +167,7 @@ class _Reader(asyncio.BufferedProtocol):
         self._write(events.encode(events.Error(code, text), publisher.seq))
         if self._transport.can_write_eof() and not self._transport.is_closing():
             self._transport.write_eof()
-        asyncio.get_running_loop().call_later(LINGER_S, self.abort)
+        self._last_chance = asyncio.get_running_loop().call_later(LINGER_S, self.abort)
 
     def eof_received(self) -> bool:
         # `socat - UNIX:...` with an empty input closes its sending side and goes on reading; one
@@ -174,6 +175,8 @@ class _Reader(asyncio.BufferedProtocol):
         return not self._is_refused
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._last_chance is not None:
+            self._last_chance.cancel()
         if self._forget is not None:
             self._forget()
             self._server.remove(self)

@@ -45,6 +45,8 @@ class EventFeed:
         self._write = write
         self._give_up = give_up
         self._frame = frame
+        # A part of what may wait: replies on the same connection need room, too.
+        self.batch_bytes = min(BATCH_BYTES, max_pending_bytes // 4)
         self._replay: deque[EncodedEvent] = deque()
         self._queue = EventQueue(max_pending_bytes)
         self._told = events.Dropped(0, 0)  # what the reader knows to be left out
@@ -98,10 +100,10 @@ class EventFeed:
             self._when_empty()
 
     def _take_batch(self) -> bytes:
-        """The next lines that wait, about BATCH_BYTES of them; b"" if none does."""
+        """The next lines that wait, about batch_bytes of them; b"" if none does."""
         lines: list[bytes] = []
         num_bytes = 0
-        while num_bytes < BATCH_BYTES and self.num_waiting:
+        while num_bytes < self.batch_bytes and self.num_waiting:
             event = self._replay.popleft() if self._replay else self._queue.pop()
             lines.append(self._frame(event.line))
             num_bytes += len(lines[-1])

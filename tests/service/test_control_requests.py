@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 from wyoming.event import Event
 
+from duplex_asr.service import events
 from duplex_asr.service.control_session import OnCommitted
 from duplex_asr.service.peer import Peer
+from duplex_asr.service.runtime_dir import ServiceConfig
 from duplex_asr.service.transcript_stream import TranscriptStream
 from tests.service.test_control_server import a_room
 from tests.service_doubles import Client, Listener, Room, next_item, run_without_leaks, speak_pcm
@@ -211,3 +214,44 @@ def test_nothing_is_streamed_after_the_end() -> None:
     assert [each.type for each in sent] == [
         "transcript-start", "transcript-chunk", "transcript-stop",
     ]  # fmt: skip
+
+
+def test_a_subscriber_that_sends_garbage_gets_its_reason_and_no_event_after_it(
+    tmp_path: Path,
+) -> None:
+    async def run() -> None:
+        async with a_room(tmp_path) as (room, client):
+            listener = await Listener.open(room)
+            await listener.until("state", state="listening")
+            client.send("subscribe")
+            await published(client, "subscribed")
+            client.writer.write(b"hello\n")
+            room.source.say(3)
+            while (event := await client.next()).type == "event":
+                pass
+            assert (event.type, event.data["code"]) == ("error", "bad-header")
+            await listener.until("transcript")
+            assert await client.is_closed_by_the_daemon()
+            await listener.close()
+
+    run_without_leaks(run)
+
+
+def test_a_client_that_is_sent_all_that_it_missed_still_has_room_for_replies(
+    tmp_path: Path,
+) -> None:
+    async def run() -> None:
+        service = ServiceConfig(max_pending_kb=16)
+        async with a_room(tmp_path, service=service) as (room, client):
+            for _ in range(1000):
+                room.daemon._publisher.publish(events.NoSpeech("microphone", 0, 1000))
+            client.send("subscribe", {"after": 0})
+            for _ in range(3):
+                client.send("ping")
+            kinds: Counter[str] = Counter()
+            while kinds["pong"] < 3 or not kinds["subscribed"]:
+                event = await client.next()
+                kinds[event.data.get("type", event.type)] += 1
+            assert kinds["no-speech"] > 100
+
+    run_without_leaks(run)
