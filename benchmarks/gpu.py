@@ -36,6 +36,7 @@ from duplex_asr.asr.engines.cuda_library import CudaLibrary, find_library
 from duplex_asr.asr.export.build_cuda import CUDA_PRECISIONS, build_cuda_engine
 from duplex_asr.asr.manifest import read_manifest
 from duplex_asr.asr.tokenizer import Tokenizer, bundled_ranks, read_ranks
+from duplex_asr.errors import DuplexAsrError
 
 NUM_TOKENS = 26
 BATCH_TOKENS = 30
@@ -324,4 +325,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except DuplexAsrError as error:
+        sys.exit(f"gpu.py: {error}")

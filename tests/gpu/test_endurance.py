@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.random_models import write_random_checkpoint
 from duplex_asr.asr.engines import load_engine
 from duplex_asr.asr.engines.cuda import CudaConfig, CudaEngine
+from duplex_asr.asr.export.build_cuda import build_cuda_engine
 from duplex_asr.asr.manifest import read_manifest
 from duplex_asr.asr.self_test import self_test_mel
 from duplex_asr.errors import OutOfBlocksError
+from tests.daemon_process import DEMO, DUPLEX_ASR
 
 NUM_UTTERANCES = 10_000
 
@@ -61,6 +65,18 @@ def test_loading_again_and_again_gives_all_memory_back(demo_dir: Path) -> None:
         engine.close()
     print(f"free GPU memory at each load: {free}")
     assert free[-1] == free[1]
+
+
+def test_a_kernel_that_takes_too_long_ends_the_process(tmp_path: Path) -> None:
+    checkpoint = write_random_checkpoint(tmp_path / "model.pt", "base.en")
+    build_cuda_engine(checkpoint, tmp_path / "engine")
+    (tmp_path / "c.toml").write_text("[cuda]\ntimeout_ms = 1\n")
+    command = [*DUPLEX_ASR, "transcribe", "--engine", tmp_path / "engine", "--config",
+               tmp_path / "c.toml", DEMO / "demo.flac"]  # fmt: skip
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    print(answer.stderr)
+    assert answer.returncode == 1
+    assert "refuses this process from now on: start it again" in answer.stderr
 
 
 def test_the_self_test_takes_less_than_a_tenth_of_a_second(demo_engine: CudaEngine) -> None:

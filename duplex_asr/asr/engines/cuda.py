@@ -49,7 +49,7 @@ class CudaConfig:
     pool_tokens: int = setting(896, minimum=64, maximum=1_000_000)
     max_audios: int = setting(2, minimum=1, maximum=1024)
     chunk_tokens: int = setting(8, minimum=1, maximum=8)
-    timeout_ms: int = setting(5000, minimum=100, maximum=600_000)
+    timeout_ms: int = setting(5000, minimum=1, maximum=600_000)
 
 
 class CudaEncodedAudio:
