@@ -4,8 +4,8 @@
 
 DATA is a folder of recordings with `spoken_orders/`, `utterances/`, `noise/` and `room/`; the
 default is `../shared/data` beside the checkout. Every figure is of the endpointer with its default
-settings, except that the tail is looked at in three lengths. Same command, same figures: nothing
-here depends on time or chance.
+settings; besides the tail that it keeps then, three fixed lengths are looked at. Same command, same
+figures: nothing here depends on time or chance.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ from duplex_asr.hearing.vad import VadConfig, load_detector
 SEED = 20
 DATA = Path(__file__).parents[2] / "shared" / "data"
 SNRS_DB = (20, 10, 5)
-TAILS_MS = (160, 200, 300)
+KEPT = "kept"  # the tail that the default settings keep
+TAILS_MS = ("160", "200", "300", KEPT)
+LONGEST = "300"
 TOLERANCE_MS = 20  # the truth is known to a frame or two
 
 
@@ -49,11 +51,11 @@ class Heard:
     utterance: Utterance
     decided: int
 
-    def span(self, tail_ms: int) -> tuple[int, int]:
-        """The sound that it holds with a tail of this length."""
-        end = min(self.utterance.speech_end + tail_ms * SAMPLES_PER_MS, self.decided)
-        if self.utterance.end_reason == "max_length":
-            end = self.utterance.end
+    def span(self, tail: str) -> tuple[int, int]:
+        """The sound that it holds, or would hold with a tail of so many milliseconds."""
+        end = self.utterance.end
+        if tail != KEPT and self.utterance.end_reason != "max_length":
+            end = min(self.utterance.speech_end + int(tail) * SAMPLES_PER_MS, self.decided)
         return self.utterance.start, end
 
 
@@ -61,7 +63,8 @@ class Heard:
 class Figures:
     """Counts of one detector in one condition; `last_clipped` and `lost_ms` by length of the tail.
 
-    merged: pauses of at least `min_silence_ms` that no utterance ended in; of `long_pauses`.
+    merged: by length of the pause in milliseconds, how many pauses two sentences became one
+    utterance in, and how many there were.
     late_ms: for each end, from the last sample of speech to the decision.
     unended: sentences whose end was never decided, or only when the next one was over.
     """
@@ -71,12 +74,11 @@ class Figures:
     missed: int = 0
     invented: int = 0
     first_clipped: int = 0
-    last_clipped: dict[int, int] = field(default_factory=lambda: dict.fromkeys(TAILS_MS, 0))
-    lost_ms: dict[int, int] = field(default_factory=lambda: dict.fromkeys(TAILS_MS, 0))
+    last_clipped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TAILS_MS, 0))
+    lost_ms: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TAILS_MS, 0))
     speech_ms: int = 0
     split: int = 0
-    merged: int = 0
-    long_pauses: int = 0
+    merged: dict[int, list[int]] = field(default_factory=dict)
     unended: int = 0
     late_ms: list[float] = field(default_factory=list)
 
@@ -102,11 +104,11 @@ def _utterances(events: Iterable[object], position: int) -> Iterator[Heard]:
     yield from (Heard(each, position) for each in events if isinstance(each, Utterance))
 
 
-def score(scene: Scene, heard: list[Heard], figures: Figures, min_silence_ms: int) -> None:
+def score(scene: Scene, heard: list[Heard], figures: Figures) -> None:
     """Add one scene to the figures."""
     tolerance = TOLERANCE_MS * SAMPLES_PER_MS
-    spans = {tail_ms: [each.span(tail_ms) for each in heard] for tail_ms in TAILS_MS}
-    longest = spans[max(TAILS_MS)]
+    spans = {tail: [each.span(tail) for each in heard] for tail in TAILS_MS}
+    longest = spans[LONGEST]
     figures.sentences += len(scene.sentences)
     for each in heard:
         speech = (each.utterance.speech_start, each.utterance.speech_end)
@@ -119,12 +121,12 @@ def score(scene: Scene, heard: list[Heard], figures: Figures, min_silence_ms: in
             continue
         figures.split += len(inside) > 1
         figures.first_clipped += not _covers(longest, sentence[0] + tolerance)
-        for tail_ms in TAILS_MS:
-            figures.last_clipped[tail_ms] += not _covers(spans[tail_ms], sentence[1] - tolerance)
+        for tail in TAILS_MS:
+            figures.last_clipped[tail] += not _covers(spans[tail], sentence[1] - tolerance)
     for (_, end), (start, _) in itertools.pairwise(scene.sentences):
-        if start - end >= min_silence_ms * SAMPLES_PER_MS:
-            figures.long_pauses += 1
-            figures.merged += any(first < end and start < last for first, last in longest)
+        counts = figures.merged.setdefault((start - end) // SAMPLES_PER_MS, [0, 0])
+        counts[0] += any(first < end and start < last for first, last in longest)
+        counts[1] += 1
     _score_ends(scene, heard, figures)
     _score_loss(scene, spans, figures)
 
@@ -147,14 +149,14 @@ def _score_ends(scene: Scene, heard: list[Heard], figures: Figures) -> None:
             figures.unended += 1
 
 
-def _score_loss(scene: Scene, spans: dict[int, list[tuple[int, int]]], figures: Figures) -> None:
+def _score_loss(scene: Scene, spans: dict[str, list[tuple[int, int]]], figures: Figures) -> None:
     """Frames of speech that no utterance holds."""
     figures.speech_ms += 10 * int(scene.is_loud.sum())
-    for tail_ms, held in spans.items():
+    for tail, held in spans.items():
         lost = scene.is_loud.copy()
         for start, end in held:
             lost[-(-start // FRAME_SAMPLES) : end // FRAME_SAMPLES] = False
-        figures.lost_ms[tail_ms] += 10 * int(lost.sum())
+        figures.lost_ms[tail] += 10 * int(lost.sum())
 
 
 def _overlap(one: tuple[int, int], other: tuple[int, int]) -> int:
@@ -184,7 +186,7 @@ def conditions(data: Path, scenes: list[Scene]) -> Iterator[tuple[str, list[Scen
 
 def measure(data: Path, detectors: list[str]) -> Iterator[dict[str, object]]:
     """One row of the table after the other."""
-    config = EndpointerConfig(tail_ms=max(TAILS_MS))
+    config = EndpointerConfig()
     rooms = {
         "spoken_orders": orders(data / "spoken_orders"),
         "utterances": joined_sentences(data / "utterances", SEED),
@@ -196,7 +198,7 @@ def measure(data: Path, detectors: list[str]) -> Iterator[dict[str, object]]:
                 figures = Figures()
                 for scene in heard_by:
                     heard = list(hear(scene, detector, config))
-                    score(scene, heard, figures, config.min_silence_ms)
+                    score(scene, heard, figures)
                 yield {
                     "recordings": folder,
                     "condition": condition,
@@ -208,7 +210,7 @@ def measure(data: Path, detectors: list[str]) -> Iterator[dict[str, object]]:
 
 COLUMNS = (
     ("sentences", 5), ("found", 5), ("missed", 6), ("invented", 8), ("first_clipped", 13),
-    ("last_clipped", 12), ("split", 5), ("merged", 6), ("unended", 7), ("lost_ms", 15),
+    ("last_clipped", 12), ("split", 5), ("merged", 51), ("unended", 7), ("lost_ms", 23),
     ("end_late_p50_ms", 8), ("end_late_p95_ms", 8),
 )  # fmt: skip
 
@@ -217,10 +219,10 @@ def as_line(row: dict[str, object]) -> str:
     cells = [f"{row['recordings']:13} {row['condition']:14} {row['detector']:6}"]
     for name, width in COLUMNS:
         value = row[name]
-        if isinstance(value, dict):
+        if name == "merged":
+            value = " ".join(f"{ms}:{some}/{all}" for ms, (some, all) in sorted(value.items()))
+        elif isinstance(value, dict):
             value = "/".join(map(str, value.values()))
-        elif name == "merged":
-            value = f"{value}/{row['long_pauses']}"
         elif isinstance(value, float):
             value = round(value)
         cells.append(str("-" if value is None else value).rjust(width))
