@@ -12,46 +12,74 @@ struct Mixed {
     float sums[8]; // channels 8 * (lane % 8) and the seven after
 };
 
-// Lanes 8i .. 8i+7 of a warp read the 128 bytes of one key: a warp looks at four keys at once.
-// key_at(i) and value_at(i) give the address of key i [64]; warps share the keys 0 .. num_keys - 1.
-// query: 8 channels of this lane, times 1/8. Four keys are in flight at once per lane group.
+// Keys and values that a group of eight lanes looks at next.
+struct KeyPair {
+    uint4 keys[2], values[2];
+};
+
+// Lanes 8i .. 8i+7 of a warp read the 128 bytes of one key: a warp looks at four keys at once, and
+// the warps share keys 0 .. num_keys - 1. at(key, k, v) reads 16 bytes of a key and of its value.
+// Two keys a group are in flight; first_keys() starts with those, before the query is known.
 template <int kWarps, class At>
-__device__ inline Mixed attend_keys(const float (&query)[8], int num_keys, At at) {
-    constexpr int kStep = kWarps * 4;
+__device__ inline KeyPair load_keys(int key0, int num_keys, At at) {
+    KeyPair pair;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        at(min(key0 + i * kWarps * 4, num_keys - 1), pair.keys[i], pair.values[i]);
+    }
+    return pair;
+}
+template <int kWarps, class At> __device__ inline KeyPair first_keys(int num_keys, At at) {
+    return num_keys > 0 ? load_keys<kWarps>(threadIdx.x / 8, num_keys, at) : KeyPair{};
+}
+
+// query: 8 channels of this lane, times 1/8.
+template <int kWarps, class At>
+__device__ inline Mixed attend_keys(const float (&query)[8], int num_keys, KeyPair pair, At at) {
     Mixed mixed{-1e30f, 0.0f, {}};
     const int first = threadIdx.x / 8; // which group of lanes this is in the block
-    for (int key0 = first; key0 - first < num_keys; key0 += 2 * kStep) {
-        uint4 keys[2], values[2];
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            const int key = min(key0 + i * kStep, num_keys - 1);
-            at(key, keys[i], values[i]);
-        }
+#pragma unroll 1
+    for (int key0 = first; key0 - first < num_keys; key0 += kWarps * 8) {
+        float scores[2] = {};
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             float k[8];
-            unpack_halves(k, keys[i]);
-            float score = 0;
+            unpack_halves(k, pair.keys[i]);
 #pragma unroll
             for (int c = 0; c < 8; c++) {
-                score += query[c] * k[c];
+                scores[i] += query[c] * k[c];
             }
-            score = warp_sum<8>(score);
-            if (key0 + i * kStep < num_keys) {
-                const float high = fmaxf(mixed.largest, score);
-                const float shrink = __expf(mixed.largest - high), weight = __expf(score - high);
-                float v[8];
-                unpack_halves(v, values[i]);
-                mixed.largest = high;
-                mixed.total = mixed.total * shrink + weight;
+        }
 #pragma unroll
-                for (int c = 0; c < 8; c++) {
-                    mixed.sums[c] = mixed.sums[c] * shrink + weight * v[c];
-                }
-            }
+        for (int distance = 4; distance > 0; distance /= 2) {
+            scores[0] += __shfl_xor_sync(0xffffffff, scores[0], distance);
+            scores[1] += __shfl_xor_sync(0xffffffff, scores[1], distance);
+        }
+        scores[0] = key0 < num_keys ? scores[0] : -1e30f;
+        scores[1] = key0 + kWarps * 4 < num_keys ? scores[1] : -1e30f;
+        const float high = fmaxf(mixed.largest, fmaxf(scores[0], scores[1]));
+        const float shrink = __expf(mixed.largest - high);
+        // Where no key is left yet, `high` is still the start value: such weights are 0 as well.
+        const float first_weight = scores[0] > -1e29f ? __expf(scores[0] - high) : 0.0f;
+        const float second_weight = scores[1] > -1e29f ? __expf(scores[1] - high) : 0.0f;
+        float v[8], u[8];
+        unpack_halves(v, pair.values[0]);
+        unpack_halves(u, pair.values[1]);
+        mixed.largest = high;
+        mixed.total = mixed.total * shrink + first_weight + second_weight;
+#pragma unroll
+        for (int c = 0; c < 8; c++) {
+            mixed.sums[c] = mixed.sums[c] * shrink + first_weight * v[c] + second_weight * u[c];
+        }
+        if (key0 - first + kWarps * 8 < num_keys) {
+            pair = load_keys<kWarps>(key0 + kWarps * 8, num_keys, at);
         }
     }
     return mixed;
+}
+template <int kWarps, class At>
+__device__ inline Mixed attend_keys(const float (&query)[8], int num_keys, At at) {
+    return attend_keys<kWarps>(query, num_keys, first_keys<kWarps>(num_keys, at), at);
 }
 
 __device__ inline void merge(Mixed &a, float largest, float total, const float (&sums)[8]) {
@@ -82,10 +110,32 @@ __device__ inline void merge_warp(Mixed &mixed) {
 
 constexpr int kMixedFloats = 66; // of one partial sum in memory: largest, total, 64 channels
 
-// Partial sums of the block's warps to one: in `partials` [kWarps][kMixedFloats] of shared memory.
-// Threads 0 .. 63 get (sum of channel threadIdx.x, and the largest and total of all).
-template <int kWarps>
-__device__ inline Mixed merge_block(Mixed mixed, float *partials) {
+// Partial sums of several blocks or warps to one: partials [num][kMixedFloats] in shared memory,
+// num <= 32. Lane i of warp w < 2 gets the sum of channel 32 w + i.
+struct Merged {
+    float sum, total, largest;
+};
+__device__ inline Merged merge_partials(const float *partials, int num) {
+    const int lane = threadIdx.x % 32;
+    const float own = lane < num ? partials[lane * kMixedFloats] : -1e30f;
+    const float own_total = lane < num ? partials[lane * kMixedFloats + 1] : 0.0f;
+    float largest = own;
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2) {
+        largest = fmaxf(largest, __shfl_xor_sync(0xffffffff, largest, distance));
+    }
+    const float weight = __expf(own - largest);
+    const float total = warp_sum(weight * own_total);
+    float sum = 0;
+#pragma unroll 4
+    for (int i = 0; i < num; i++) {
+        sum += __shfl_sync(0xffffffff, weight, i) * partials[i * kMixedFloats + 2 + threadIdx.x];
+    }
+    return {sum, total, largest};
+}
+
+// Every warp's sum into partials[warp], with a __syncthreads().
+__device__ inline void store_partials(Mixed mixed, float *partials) {
     merge_warp(mixed);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     float *own = partials + warp * kMixedFloats;
@@ -100,20 +150,6 @@ __device__ inline Mixed merge_block(Mixed mixed, float *partials) {
         }
     }
     __syncthreads();
-    Mixed all{-1e30f, 0.0f, {}};
-    if (threadIdx.x < kHead) {
-#pragma unroll
-        for (int w = 0; w < kWarps; w++) {
-            all.largest = fmaxf(all.largest, partials[w * kMixedFloats]);
-        }
-#pragma unroll
-        for (int w = 0; w < kWarps; w++) {
-            const float weight = __expf(partials[w * kMixedFloats] - all.largest);
-            all.total += weight * partials[w * kMixedFloats + 1];
-            all.sums[0] += weight * partials[w * kMixedFloats + 2 + threadIdx.x];
-        }
-    }
-    return all;
 }
 
 } // namespace dw

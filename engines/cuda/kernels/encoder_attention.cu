@@ -1,8 +1,10 @@
 // The encoder's self-attention without its matrix of scores: softmax as the keys come by.
 //
-// A block takes 64 queries of one head, a warp 16 of them. Tiles of 64 keys and values come through
-// two buffers in shared memory. Each thread keeps running maxima and sums of two query rows; when a
-// maximum rises, what was summed so far shrinks accordingly. Scores and sums are float32.
+// A block takes 64 queries of one head. A warp takes 16 of them and every other tile of 64 keys, so
+// that two warps share the same queries and their sums are put together at the end. Tiles come
+// through two buffers in shared memory. Each thread keeps running maxima and sums of two query
+// rows; when a maximum rises, what was summed so far shrinks accordingly. Scores and sums are
+// float32.
 //
 // Bytes: keys and values once a block from L2, 256 a key. Operations: 256 a pair of query and key.
 // Reference: plain::attend.
@@ -12,49 +14,57 @@
 namespace dw {
 namespace {
 
-constexpr int kWarps = 4;
-constexpr int kQueries = kWarps * 16;
-constexpr int kKeys = 64;
-constexpr int kTile = kKeys * kHead; // halves
+constexpr int kQueryWarps = 4, kHalves = 2; // warps: one for each 16 queries and half of the keys
+constexpr int kThreads = kQueryWarps * kHalves * 32;
+constexpr int kQueries = kQueryWarps * 16;
+constexpr int kKeys = 64; // that a warp takes at once
+constexpr int kTile = kHalves * kKeys * kHead; // halves in one buffer
+constexpr int kShared = (kQueries * kHead + 4 * kTile) * 2;
+// The second half's sums, maxima and totals on their way to the first.
+constexpr int kExchange = kHead / 8 * 4 + 4; // floats of one thread
+static_assert(kExchange * kQueryWarps * 32 * 4 <= kShared && kShared <= kOrinBlockShared);
 
 __device__ inline int swizzled(int row, int piece) {
     return row * kHead + ((piece ^ (row & 7)) << 3);
 }
 
 // Grid (query tiles, heads, batch).
-__global__ void __launch_bounds__(kWarps * 32)
+__global__ void __launch_bounds__(kThreads, 2)
     encoder_attention_kernel(__half *out, const __half *qkv, int positions, int heads) {
-    __shared__ __align__(128) __half query_tile[kQueries * kHead];
-    __shared__ __align__(128) __half key_tiles[2][kTile];
-    __shared__ __align__(128) __half value_tiles[2][kTile];
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    extern __shared__ __align__(128) __half query_tile[];
+    __half *key_tiles = query_tile + kQueries * kHead, *value_tiles = key_tiles + 2 * kTile;
+    const int warp = threadIdx.x / 32 % kQueryWarps, lane = threadIdx.x % 32;
+    const int half_index = threadIdx.x / 32 / kQueryWarps; // which keys
     const int width = heads * kHead, first_query = blockIdx.x * kQueries;
     const int64_t stride = 3ll * width;
     const __half *query = qkv + int64_t{blockIdx.z} * positions * stride + blockIdx.y * kHead;
     out += int64_t{blockIdx.z} * positions * width + blockIdx.y * kHead;
 
-    auto fetch = [&](__half *tile, const __half *from, int row0) {
+    // Thread t copies piece t % 8 of every 32nd row: its place in a row stays the same.
+    const int own_row = threadIdx.x / 8, own_place = swizzled(own_row, threadIdx.x % 8);
+    auto fetch = [&](__half *tile, const __half *from, int row0, int rows) {
+        from += threadIdx.x % 8 * 8;
 #pragma unroll
-        for (int i = 0; i < kTile / 8 / (kWarps * 32); i++) {
-            const int piece = threadIdx.x + i * kWarps * 32, row = piece / 8;
-            const bool is_inside = row0 + row < positions;
-            copy_async(tile + swizzled(row, piece % 8),
-                       is_inside ? from + (row0 + row) * stride + piece % 8 * 8 : from, is_inside);
+        for (int i = 0; i < rows * 8 / kThreads; i++) {
+            const int row = row0 + own_row + i * (kThreads / 8);
+            copy_async(tile + own_place + i * (kThreads / 8) * kHead,
+                       from + min(row, positions - 1) * stride, row < positions);
         }
     };
     auto fetch_keys = [&](int step) {
-        fetch(key_tiles[step % 2], query + width, step * kKeys);
-        fetch(value_tiles[step % 2], query + 2 * width, step * kKeys);
+        const int row0 = step * kHalves * kKeys;
+        fetch(key_tiles + step % 2 * kTile, query + width, row0, kHalves * kKeys);
+        fetch(value_tiles + step % 2 * kTile, query + 2 * width, row0, kHalves * kKeys);
         commit_copies();
     };
-    fetch(query_tile, query, first_query);
+    fetch(query_tile, query, first_query, kQueries);
     fetch_keys(0);
 
     uint32_t q[kHead / 16][4];
     float sums[kHead / 8][4] = {};
     float largest[2] = {-1e30f, -1e30f}, totals[2] = {};
     const float scale = 0.125f * 1.44269504f; // 1/8, and powers of 2 instead of e
-    const int num_steps = (positions + kKeys - 1) / kKeys;
+    const int num_steps = (positions + kHalves * kKeys - 1) / (kHalves * kKeys);
     for (int step = 0; step < num_steps; step++) {
         wait_copies<0>();
         __syncthreads();
@@ -67,6 +77,8 @@ __global__ void __launch_bounds__(kWarps * 32)
                 load_matrices(q[k], query_tile + swizzled(warp * 16 + lane % 16, 2 * k + lane / 16));
             }
         }
+        const __half *keys_now = key_tiles + step % 2 * kTile + half_index * kKeys * kHead;
+        const __half *values_now = value_tiles + step % 2 * kTile + half_index * kKeys * kHead;
         float scores[kKeys / 8][4] = {};
 #pragma unroll
         for (int k = 0; k < kHead / 16; k++) {
@@ -74,12 +86,13 @@ __global__ void __launch_bounds__(kWarps * 32)
             for (int j = 0; j < kKeys / 16; j++) {
                 uint32_t keys[4];
                 const int row = j * 16 + lane / 16 * 8 + lane % 8;
-                load_matrices(keys, key_tiles[step % 2] + swizzled(row, 2 * k + lane / 8 % 2));
+                load_matrices(keys, keys_now + swizzled(row, 2 * k + lane / 8 % 2));
                 multiply_add(scores[2 * j], q[k], keys[0], keys[1]);
                 multiply_add(scores[2 * j + 1], q[k], keys[2], keys[3]);
             }
         }
-        const int seen = positions - step * kKeys; // keys of this tile that exist, if below kKeys
+        // Keys of this tile that exist, if below kKeys.
+        const int seen = positions - (step * kHalves + half_index) * kKeys;
         if (seen < kKeys) {
 #pragma unroll
             for (int j = 0; j < kKeys / 8; j++) {
@@ -128,24 +141,49 @@ __global__ void __launch_bounds__(kWarps * 32)
             for (int j = 0; j < kHead / 16; j++) {
                 uint32_t values[4];
                 const int row = k * 16 + lane % 16;
-                load_matrices_transposed(values, value_tiles[step % 2] +
-                                                     swizzled(row, 2 * j + lane / 16));
+                load_matrices_transposed(values, values_now + swizzled(row, 2 * j + lane / 16));
                 multiply_add(sums[2 * j], weights, values[0], values[1]);
                 multiply_add(sums[2 * j + 1], weights, values[2], values[3]);
             }
         }
     }
+    __syncthreads();
+    float *exchange = reinterpret_cast<float *>(query_tile) + (warp * 32 + lane);
+    constexpr int kStride = kQueryWarps * 32;
+    if (half_index == 1) {
+#pragma unroll
+        for (int j = 0; j < kHead / 8 * 4; j++) {
+            exchange[j * kStride] = sums[j / 4][j % 4];
+        }
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            exchange[(kHead / 2 + half) * kStride] = largest[half];
+            exchange[(kHead / 2 + 2 + half) * kStride] = totals[half];
+        }
+    }
+    __syncthreads();
+    if (half_index == 1) {
+        return;
+    }
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        totals[half] += __shfl_xor_sync(0xffffffff, totals[half], 1);
-        totals[half] += __shfl_xor_sync(0xffffffff, totals[half], 2);
+        const float other = exchange[(kHead / 2 + half) * kStride];
+        const float high = fmaxf(largest[half], other);
+        const float mine = exp2f((largest[half] - high) * scale);
+        const float theirs = exp2f((other - high) * scale);
+        float total = totals[half] * mine + exchange[(kHead / 2 + 2 + half) * kStride] * theirs;
+        total += __shfl_xor_sync(0xffffffff, total, 1);
+        total += __shfl_xor_sync(0xffffffff, total, 2);
         const int row = first_query + warp * 16 + lane / 4 + 8 * half;
         if (row < positions) {
-            const float inverse = 1.0f / totals[half];
+            const float inverse = 1.0f / total;
 #pragma unroll
             for (int j = 0; j < kHead / 8; j++) {
+                const float *from = exchange + (j * 4 + 2 * half) * kStride;
                 *reinterpret_cast<__half2 *>(out + int64_t{row} * width + j * 8 + lane % 4 * 2) =
-                    __floats2half2_rn(sums[j][2 * half] * inverse, sums[j][2 * half + 1] * inverse);
+                    __floats2half2_rn((sums[j][2 * half] * mine + from[0] * theirs) * inverse,
+                                      (sums[j][2 * half + 1] * mine + from[kStride] * theirs) *
+                                          inverse);
             }
         }
     }
@@ -156,7 +194,10 @@ __global__ void __launch_bounds__(kWarps * 32)
 void encoder_attention(__half *out, const __half *qkv, int batch, int positions, int heads,
                        cudaStream_t stream) {
     const dim3 grid((positions + kQueries - 1) / kQueries, heads, batch);
-    encoder_attention_kernel<<<grid, kWarps * 32, 0, stream>>>(out, qkv, positions, heads);
+    static const cudaError_t is_set = cudaFuncSetAttribute(
+        encoder_attention_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
+    DW_CUDA(is_set);
+    encoder_attention_kernel<<<grid, kThreads, kShared, stream>>>(out, qkv, positions, heads);
     DW_LAUNCHED("encoder_attention_kernel");
 }
 

@@ -37,10 +37,10 @@ __global__ void clear_padding_kernel(__half *x, int rows, int width) {
 }
 
 constexpr int kWarps = 4;
-constexpr int kMaxWidth = 1280;
 
-// One warp a row, pairs of channels in registers. Bytes: 4 read and 2 written a value.
+// One warp a row, kPairs pairs of channels in the registers of each lane. Bytes: 4 read and 2 written a value.
 // Reference: plain::layer_norm.
+template <int kPairs>
 __global__ void __launch_bounds__(kWarps * 32)
     layer_norm_kernel(__half *out, float *out_float, const float *x, const float *weight,
                       const float *bias, int rows, int width) {
@@ -49,10 +49,10 @@ __global__ void __launch_bounds__(kWarps * 32)
     if (row >= rows) {
         return;
     }
-    float2 values[kMaxWidth / 64];
+    float2 values[kPairs];
     float sum = 0;
 #pragma unroll
-    for (int i = 0; i < kMaxWidth / 64; i++) {
+    for (int i = 0; i < kPairs; i++) {
         const int at = lane + i * 32;
         values[i] = at < pairs ? reinterpret_cast<const float2 *>(x + row * width)[at] : float2{};
         sum += values[i].x + values[i].y;
@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(kWarps * 32)
     const float mean = warp_sum(sum) / static_cast<float>(width);
     float squares = 0;
 #pragma unroll
-    for (int i = 0; i < kMaxWidth / 64; i++) {
+    for (int i = 0; i < kPairs; i++) {
         if (lane + i * 32 < pairs) {
             const float a = values[i].x - mean, b = values[i].y - mean;
             squares += a * a + b * b;
@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kWarps * 32)
     }
     const float scale = rsqrtf(warp_sum(squares) / static_cast<float>(width) + 1e-5f);
 #pragma unroll
-    for (int i = 0; i < kMaxWidth / 64; i++) {
+    for (int i = 0; i < kPairs; i++) {
         const int at = lane + i * 32;
         if (at < pairs) {
             const float2 w = reinterpret_cast<const float2 *>(weight)[at];
@@ -99,8 +99,11 @@ void clear_padding(__half *x, int batch, int rows, int width, cudaStream_t strea
 
 void layer_norm(__half *out, float *out_float, const float *x, const float *weight,
                 const float *bias, int rows, int width, cudaStream_t stream) {
-    layer_norm_kernel<<<(rows + kWarps - 1) / kWarps, kWarps * 32, 0, stream>>>(
-        out, out_float, x, weight, bias, rows, width);
+    auto *kernel = width <= 512   ? layer_norm_kernel<8>
+                   : width <= 768 ? layer_norm_kernel<12>
+                                  : layer_norm_kernel<20>;
+    kernel<<<(rows + kWarps - 1) / kWarps, kWarps * 32, 0, stream>>>(out, out_float, x, weight,
+                                                                     bias, rows, width);
     DW_LAUNCHED("layer_norm_kernel");
 }
 

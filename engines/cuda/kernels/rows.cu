@@ -39,9 +39,10 @@ __device__ inline void load_query(float (&query)[8], const __half *from) {
 }
 
 __device__ inline void write_mixed(__half *out, const Mixed &mixed, float *partials) {
-    const Mixed all = merge_block<kWarps>(mixed, partials);
+    store_partials(mixed, partials);
     if (threadIdx.x < kHead) {
-        out[threadIdx.x] = __float2half(all.sums[0] / all.total);
+        const Merged all = merge_partials(partials, kWarps);
+        out[threadIdx.x] = __float2half(all.sum / all.total);
     }
 }
 

@@ -13,8 +13,15 @@ constexpr int kTokenWarps = 16;
 constexpr int kTokenThreads = kTokenWarps * 32;
 constexpr int kMaxTokenWidth = 1280;
 constexpr int kMaxHidden = 2 * kMaxTokenWidth + 64; // of one block
-constexpr int kMaxParts = 40;                       // of one head
+constexpr int kMaxParts = 32;                       // of one head: a lane each when they merge
+constexpr int kMaxItems = 32;                       // of one block
 constexpr int kPerThread = (kMaxTokenWidth + kTokenThreads - 1) / kTokenThreads;
+
+// What one block does for one head: its rows of the head's queries, keys and values, of the output
+// projections, and its positions of the encoded audio.
+struct Item {
+    int head, part, qkv_first, qkv_num, row_first, row_num, key_first, key_num;
+};
 
 // The part that does not depend on the model; LayerWeights of each layer and the copies ahead
 // follow.
@@ -26,10 +33,15 @@ struct alignas(16) TokenShared {
     float normed[kMaxTokenWidth];
     float hidden[kMaxHidden]; // this block's part of the hidden layer, in planes
     float partials[kMaxParts * kMixedFloats];
-    float head[kHead]; // a query, or what attention gave
+    float head[kHead];              // a query, or what attention gave
     float key[kHead], value[kHead]; // of this token, rounded to half as in the pool
     float2 moments[kTokenWarps];
+    // copied ahead, as the weights
+    alignas(16) float qkv_bias[3 * kHead];
+    float query_bias[kHead], hidden_bias[kMaxHidden];
+    uint64_t copied[5]; // mbarriers, see token_stage.cuh
     LogitPart logit_parts[kTokenWarps * 4];
+    Item items[kMaxItems];
     int32_t table[kMaxBlocks];
     int32_t token;
 };
@@ -43,27 +55,39 @@ __device__ inline int plane_at(int column, int pieces, int log_columns) {
 template <dw_type kType>
 constexpr int kLogColumns = kType == DW_FP16 ? 3 : kType == DW_INT8 ? 4 : 5;
 
-// x += sums (if any) as soon as all additions are there, then normed = layer norm of x.
-// between() runs when all warps have come this far.
+// Four sums over a warp's lanes; lane i gets the sum of values[i / 8].
+__device__ inline float sum_four(const float (&values)[4]) {
+    const bool is_high = threadIdx.x & 16, is_odd = threadIdx.x & 8;
+    float a = is_high ? values[2] : values[0], b = is_high ? values[3] : values[1];
+    a += __shfl_xor_sync(0xffffffff, is_high ? values[0] : values[2], 16);
+    b += __shfl_xor_sync(0xffffffff, is_high ? values[1] : values[3], 16);
+    const float kept = is_odd ? b : a;
+    return warp_sum<8>(kept + __shfl_xor_sync(0xffffffff, is_odd ? a : b, 8));
+}
+
+// x += sums + bias (if any) as soon as all additions are there, then normed = layer norm of x.
+// between() runs before the last __syncthreads().
 template <class Between>
 __device__ inline void normalise(TokenShared &s, int width, int log_columns, const uint64_t *sums,
-                                 int num_additions, const Norm &norm, Between between) {
-    float values[kPerThread], weight[kPerThread], bias[kPerThread];
+                                 int num_additions, const float *sums_bias, const Norm &norm,
+                                 Between between) {
+    float values[kPerThread], weight[kPerThread], bias[kPerThread], add[kPerThread];
     float2 moments = {0, 0};
 #pragma unroll
     for (int i = 0; i < kPerThread; i++) {
         const int at = threadIdx.x + i * kTokenThreads;
-        if (at < width) {
+        if (i * kTokenThreads < width && at < width) {
             weight[i] = __ldg(norm.weight + at);
             bias[i] = __ldg(norm.bias + at);
+            add[i] = sums != nullptr ? __ldg(sums_bias + at) : 0.0f;
         }
     }
 #pragma unroll
     for (int i = 0; i < kPerThread; i++) {
         const int at = threadIdx.x + i * kTokenThreads;
         values[i] = 0;
-        if (at < width) {
-            values[i] = s.x[at];
+        if (i * kTokenThreads < width && at < width) {
+            values[i] = s.x[at] + add[i];
             if (sums != nullptr) {
                 values[i] += await_counted(sums + at, num_additions);
                 s.x[at] = values[i];
@@ -93,7 +117,7 @@ __device__ inline void normalise(TokenShared &s, int width, int log_columns, con
 #pragma unroll
     for (int i = 0; i < kPerThread; i++) {
         const int at = threadIdx.x + i * kTokenThreads;
-        if (at < width) {
+        if (i * kTokenThreads < width && at < width) {
             s.normed[plane_at(at, width >> log_columns, log_columns)] =
                 (values[i] - mean) * scale * weight[i] + bias[i];
         }
@@ -116,16 +140,6 @@ __device__ inline float multiply_piece(const uint4 &weights, const float *planes
         sum += w[4 * p] * x.x + w[4 * p + 1] * x.y + w[4 * p + 2] * x.z + w[4 * p + 3] * x.w;
     }
     return sum;
-}
-
-// Four sums over a warp's lanes; lane i gets the sum of values[i / 8].
-__device__ inline float sum_four(const float (&values)[4]) {
-    const bool is_high = threadIdx.x & 16, is_odd = threadIdx.x & 8;
-    float a = is_high ? values[2] : values[0], b = is_high ? values[3] : values[1];
-    a += __shfl_xor_sync(0xffffffff, is_high ? values[0] : values[2], 16);
-    b += __shfl_xor_sync(0xffffffff, is_high ? values[1] : values[3], 16);
-    const float kept = is_odd ? b : a;
-    return warp_sum<8>(kept + __shfl_xor_sync(0xffffffff, is_odd ? a : b, 8));
 }
 
 // Four rows of a matrix times the vector in planes, by a warp: lane i gets the product of row

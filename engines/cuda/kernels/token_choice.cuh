@@ -38,7 +38,7 @@ __device__ inline LogitPart warp_merge_logits(LogitPart part) {
     return part;
 }
 
-// This block's part of the vocabulary: four rows a warp at a time; all of it in lane 0 of warp 0.
+// This block's part of the vocabulary: four rows a warp at a time; all of it in warp 0.
 // s.normed holds the last layer norm in planes for kType. Bytes: 2 n_vocab width in fp16.
 template <dw_type kType>
 __device__ inline LogitPart make_logits(const TokenRun &r, TokenShared &s, int forbidden) {
@@ -53,7 +53,7 @@ __device__ inline LogitPart make_logits(const TokenRun &r, TokenShared &s, int f
         const int own = row0 + lane / 8;
         const int mask = own < r.n_vocab ? r.mask[own] : 3;
         float sums[4] = {};
-#pragma unroll(kType == DW_FP16 ? 2 : 1)
+#pragma unroll 1
         for (int piece = lane; piece < pieces; piece += 32) {
             uint4 weights[4];
 #pragma unroll
@@ -87,13 +87,15 @@ __device__ inline LogitPart make_logits(const TokenRun &r, TokenShared &s, int f
     __syncthreads();
     if (warp == 0) {
         part = s.logit_parts[lane];
-        merge_logits(part, s.logit_parts[lane + 32]);
+        if constexpr (kTokenWarps > 8) {
+            merge_logits(part, s.logit_parts[lane + 32]);
+        }
         part = warp_merge_logits(part);
     }
     return part;
 }
 
-// A block's best logit in one word: its bits, 14 bits of the step's tag and 18 of the token. That
+// By one thread: a block's best logit in one word: its bits, 14 bits of the step's tag and 18 of the token. That
 // is all that the next token waits for; the sums follow in words of their own.
 __device__ inline void send_choice(const TokenRun &r, const LogitPart &part, uint32_t tag) {
     uint64_t *words = r.logit_parts + blockIdx.x * 4;

@@ -5,9 +5,9 @@
 // little: attention heads are shared by `parts` blocks each, and the MLP's two matrices by hidden
 // channels. Every block has the residual stream in its shared memory. A layer has five exchanges:
 //
-//   1  queries, keys and values of a head      sent to the blocks of the head
+//   1  queries, keys and values of a head      to the blocks of the head
 //   2  the self-attention's output             counted sums, for all
-//   3  attention over a part of the audio      sent to the blocks of the head
+//   3  attention over a part of the audio      to the blocks of the head
 //   4  the cross-attention's output            counted sums, for all
 //   5  the MLP's output                        counted sums, for all
 //
@@ -60,77 +60,91 @@ __device__ inline void clear_sums(uint64_t *sums, int num) {
     }
 }
 
-template <class Body> __device__ inline void for_items(const TokenRun &r, Body body) {
-#pragma unroll 1
-    for (int item = blockIdx.x; item < r.heads * r.parts; item += gridDim.x) {
-        body(item % r.heads, item / r.heads);
+// The block's items: (head, part) number blockIdx.x, and every gridDim.x after. Returns how many.
+__device__ inline int list_items(const TokenRun &r, TokenShared &s) {
+    const int num = (r.heads * r.parts - static_cast<int>(blockIdx.x) + gridDim.x - 1) / gridDim.x;
+    if (threadIdx.x < num) {
+        const int number = blockIdx.x + threadIdx.x * gridDim.x, part = number / r.heads;
+        auto range = [&](int whole, int &first, int &count) {
+            first = part_start(whole, part, r.parts);
+            count = part_start(whole, part + 1, r.parts) - first;
+        };
+        Item item;
+        item.head = number % r.heads;
+        item.part = part;
+        range(3 * kHead, item.qkv_first, item.qkv_num);
+        range(r.width, item.row_first, item.row_num);
+        range(r.num_keys, item.key_first, item.key_num);
+        s.items[threadIdx.x] = item;
     }
+    return num;
 }
 
 // All layers for one token in s.x; the last layer norm is in s.normed afterwards, in planes of
-// 1 << log_columns_out. sums: [layers, 3, width], zero before.
+// 1 << log_columns_out. sums: [layers, 3, width], zero before. Uses a tag a layer.
 template <dw_type kType>
-__device__ inline void run_layers(const TokenRun &r, TokenShared &s, const TokenStage<kType> &stage,
-                                  int position, uint64_t *sums, uint32_t tag, int log_columns_out) {
+__device__ inline void run_layers(const TokenRun &r, TokenShared &s, TokenStage<kType> &stage,
+                                  int num_items, int position, uint64_t *sums, uint32_t tag,
+                                  int log_columns_out) {
     TokenPhases<kType> phases(r, s, stage);
-    const uint64_t *last_sums = nullptr;
-    int num_additions = 0;
+    normalise(s, r.width, kLogColumns<kType>, nullptr, 0, nullptr, stage.layers[0].attn_norm,
+              [&] { stage.await(kQkv); });
 #pragma unroll 1
-    for (int step = 0; step <= 3 * r.num_layers; step++) { // 3 steps a layer and the last norm
-        const int layer = step / 3, kind = step % 3, next = layer + 1 < r.num_layers ? layer + 1 : 0;
-        const bool is_end = layer == r.num_layers;
-        const LayerWeights &w = stage.layers[is_end ? 0 : layer];
-        const Norm norm = is_end ? r.text_norm
-                          : kind == 0 ? w.attn_norm
-                          : kind == 1 ? w.cross_norm
-                                      : w.mlp_norm;
-        normalise(s, r.width, is_end ? log_columns_out : kLogColumns<kType>, last_sums,
-                  num_additions, norm, [&] {
-                      if (is_end) {
-                          return;
-                      } else if (kind == 0) {
-                          stage.copy_mlp(layer);
-                      } else {
-                          stage.copy_out(kind == 1 ? r.stage.out : r.stage.cross_out,
-                                         kind == 1 ? stage.layers[next].out
-                                                   : stage.layers[next].cross_out);
-                      }
-                      wait_copies<4>();
-                  });
-        if (is_end) {
-            return;
-        }
-        uint64_t *out = sums + step * r.width;
-        last_sums = out;
-        num_additions = kind == 2 ? static_cast<int>(gridDim.x) : r.heads;
-        if (kind == 2) {
-            phases.run_mlp(w, out);
-            continue;
-        }
+    for (int layer = 0; layer < r.num_layers; layer++, tag++) {
+        const LayerWeights &w = stage.layers[layer];
+        const bool is_last = layer + 1 == r.num_layers;
+        const int next = is_last ? 0 : layer + 1;
         const PagedKv kv = r.caches.layer(layer);
-        for_items(r, [&](int head, int part) {
+#pragma unroll 1
+        for (int kind = 0; kind < 3; kind++, sums += r.width) {
             if (kind == 0) {
-                phases.project_qkv(w.qkv, kv, position, head, part, tag + layer);
+#pragma unroll 1
+                for (int i = 0; i < num_items; i++) {
+                    phases.project_qkv(w.qkv, kv, position, s.items[i], tag);
+                }
+                __syncthreads(); // all warps are done with the weights
+                stage.copy_qkv(next);
+            } else if (kind == 1) {
+#pragma unroll 1
+                for (int i = 0; i < num_items; i++) {
+                    phases.attend_audio(w.cross_query, layer, s.items[i], tag);
+                    __syncthreads();
+                }
+                stage.copy_cross(next);
             } else {
-                phases.attend_audio(w.cross_query, layer, head, part, tag + layer);
+                phases.run_mlp(w, sums);
+                __syncthreads();
+                stage.copy_mlp(next);
             }
-        });
-        for_items(r, [&](int head, int part) {
+#pragma unroll 1
+            for (int i = 0; kind < 2 && i < num_items; i++) {
+                const Item &item = s.items[i];
+                if (kind == 0) {
+                    phases.attend_tokens(kv, position, item.head, tag);
+                } else {
+                    phases.merge_parts(item.head, tag);
+                }
+                phases.project_out(kind == 0 ? w.out : w.cross_out,
+                                   kind == 0 ? r.stage.out : r.stage.cross_out, sums, item);
+                __syncthreads();
+            }
             if (kind == 0) {
-                phases.attend_tokens(kv, position, head, tag + layer, [&] {
-                    stage.copy_qkv(next);
-                    wait_copies<4>();
-                });
+                stage.copy_out(kOut, r.stage.out, stage.layers[next].out);
+            } else if (kind == 1) {
+                stage.copy_out(kCrossOut, r.stage.cross_out, stage.layers[next].cross_out);
             } else {
-                phases.merge_parts(head, tag + layer, [&] {
-                    stage.copy_cross(next);
-                    wait_copies<4>();
-                });
+                stage.parity ^= 1;
             }
-            phases.project_out(kind == 0 ? w.out : w.cross_out,
-                               kind == 0 ? r.stage.out : r.stage.cross_out, out, head, part);
-            __syncthreads(); // s.head is free for the next item
-        });
+            const bool is_end = is_last && kind == 2;
+            const Norm norm = kind == 0   ? w.cross_norm
+                              : kind == 1 ? w.mlp_norm
+                              : is_end    ? r.text_norm
+                                          : stage.layers[next].attn_norm;
+            const float *bias = kind == 0 ? w.out.bias : kind == 1 ? w.cross_out.bias : w.mlp_out.bias;
+            normalise(s, r.width, is_end ? log_columns_out : kLogColumns<kType>, sums,
+                      kind == 2 ? static_cast<int>(gridDim.x) : r.heads, bias, norm,
+                      [&] { stage.await(kind == 0 ? kCross : kind == 1 ? kMlp : kQkv); });
+        }
     }
 }
 
@@ -148,14 +162,16 @@ __global__ void __launch_bounds__(kTokenThreads, 1) token_kernel(const __grid_co
     if (threadIdx.x < kMaxBlocks) {
         s.table[threadIdx.x] = r.table[threadIdx.x];
     }
+    const int num_items = list_items(r, s);
     __syncthreads();
-    const TokenStage<kType> stage(r, layers,
+    TokenStage<kType> stage(r, s, layers,
                                   dynamic_shared + sizeof(TokenShared) +
                                       r.num_layers * sizeof(LayerWeights));
     stage.copy_qkv(0);
-    stage.copy_out(r.stage.out, layers[0].out);
+    stage.copy_out(kOut, r.stage.out, layers[0].out);
     stage.copy_cross(0);
-    stage.copy_out(r.stage.cross_out, layers[0].cross_out);
+    stage.copy_out(kCrossOut, r.stage.cross_out, layers[0].cross_out);
+    stage.copy_mlp(0);
 
     const int num_sums = r.num_layers * 3 * r.width;
     int token = r.inputs[0], num_new = 0;
@@ -165,7 +181,8 @@ __global__ void __launch_bounds__(kTokenThreads, 1) token_kernel(const __grid_co
         const uint32_t tag = r.tag + step * r.num_layers;
         load_embedding<kEmbedding>(r, s, token, r.position + step);
         clear_sums(r.sums + (step + 1) % 2 * num_sums, num_sums); // the step before used them
-        run_layers<kType>(r, s, stage, r.position + step, sums, tag, kLogColumns<kEmbedding>);
+        run_layers<kType>(r, s, stage, num_items, r.position + step, sums, tag,
+                          kLogColumns<kEmbedding>);
         if (threadIdx.x == 0) {
             fence(); // keys, values and cleared sums go before this block's choice
         }
@@ -205,6 +222,9 @@ __global__ void __launch_bounds__(kTokenThreads, 1) token_kernel(const __grid_co
             clear_sums(sums, num_sums);
             break;
         }
+    }
+    for (const Phase phase : {kQkv, kOut, kCross, kCrossOut, kMlp}) {
+        stage.await(phase); // nothing may arrive in memory that is no longer ours
     }
     wait_copies<0>();
 }
@@ -253,6 +273,9 @@ void TokenKernel::choose_grid(int device) {
         blocks_ = processors;
         for (int parts = 1; parts <= 8; parts++) {
             const int rounds = (heads * parts + blocks_ - 1) / blocks_;
+            if (rounds > kMaxItems) {
+                break;
+            }
             const double cost = static_cast<double>(rounds) / parts + 0.02 * parts;
             if (cost < best) {
                 best = cost;

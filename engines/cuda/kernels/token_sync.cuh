@@ -1,7 +1,8 @@
 // How the blocks of the token kernel hand one another values without a barrier: whoever waits
 // reads the value itself until it is there, one way to the L2 cache and back.
 //
-// All blocks are on the GPU at once (a cooperative launch), so that they may wait.
+// All blocks are on the GPU at once (a cooperative launch), so that they may wait. A word is written
+// again only after every reader of the old value has sent something that the writer waited for.
 #pragma once
 
 #include <cstdint>
@@ -15,17 +16,20 @@ __device__ inline uint64_t load_shared_word(const uint64_t *word) {
 }
 
 // A value from one block, with a tag in the same word that tells it from an older one. Tags count
-// layers since the engine was made.
+// exchanges since the engine was made.
 __device__ inline void send(uint64_t *word, float value, uint32_t tag) {
     const uint64_t both = uint64_t{tag} << 32 | __float_as_uint(value);
     asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(word), "l"(both) : "memory");
 }
-__device__ inline float receive(const uint64_t *word, uint32_t tag) {
-    uint64_t both;
-    do {
+// `both` is what was read before.
+__device__ inline float receive(const uint64_t *word, uint32_t tag, uint64_t both) {
+    while (static_cast<uint32_t>(both >> 32) != tag) {
         both = load_shared_word(word);
-    } while (static_cast<uint32_t>(both >> 32) != tag);
+    }
     return __uint_as_float(static_cast<uint32_t>(both));
+}
+__device__ inline float receive(const uint64_t *word, uint32_t tag) {
+    return receive(word, tag, load_shared_word(word));
 }
 
 // A sum of values from many blocks: 56 bits of fixed point and, in the lowest 8, how many have been
