@@ -12,6 +12,7 @@ import asyncio
 import json
 import logging
 import random
+import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ from tests.service_doubles import Room, speak, speak_pcm
 PATIENCE_S = 20.0  # a session that takes longer is stuck
 NUM_WORKERS = 16
 LAST_WORDS = "these are the last words"
+LAST_SUBSCRIPTION = {"type": "subscribe", "events": ["level", "state", "voice-stopped"]}
+TYPE = re.compile(rb'"type": "([a-z-]+)"')
 SPEECH = [speak_pcm(number) for number in range(9)]
 SERVICE = ServiceConfig(message_timeout_ms=1000, max_clients=64, max_pending_kb=64)
 
@@ -95,11 +98,16 @@ class AnySpeech:
 class Session:
     """One connection with a random life; `findings` gets what it saw."""
 
+    max_messages = 60
+    last_words = b""  # in the answer to what it sends last
+
     def __init__(self, name: str, path: Path, chance: random.Random, findings: Findings) -> None:
         self.name = name
         self.chance = chance
         self.findings = findings
         self.stage = "connecting"
+        self._is_answered = asyncio.Event()
+        self._tail = b""
         self._path = path
 
     async def live(self) -> None:
@@ -130,12 +138,14 @@ class Session:
             self.take(data)
 
     def take(self, data: bytes) -> None:
-        for line in data.split(b"\n"):
-            kind = line[10:40].split(b'"')[0] if line.startswith(b'{"type": "') else b"-"
-            self.findings.seen[kind.decode("latin-1")] += 1
+        self.findings.seen.update(each.decode() for each in TYPE.findall(data))
+        self._tail += data
+        if self.last_words in self._tail:
+            self._is_answered.set()
+        self._tail = self._tail[-200:]
 
     async def _send_all(self, reading: asyncio.Task[None] | None) -> None:
-        for number in range(self.chance.randint(1, 60)):
+        for number in range(self.chance.randint(1, self.max_messages)):
             if reading is not None and reading.done():
                 return  # the daemon has closed the connection
             data = self.message(number)
@@ -149,17 +159,24 @@ class Session:
                     await self.writer.drain()
 
     async def _end(self, reading: asyncio.Task[None] | None) -> None:
-        """Leave politely, and expect that the daemon does the same; or just leave."""
-        way = self.chance.choice(["eof", "eof", "close", "abort"])
-        self.stage = f"leaving by {way}"
-        if way == "eof" and reading is not None:
-            self.writer.write_eof()
-            await self._until_closed(reading)
-        elif way == "abort":
+        """Leave when all that was sent has been dealt with, or just leave."""
+        way = self.chance.choice([*["politely"] * 8, "by close", "by abort"])
+        self.stage = f"leaving {way}"
+        if way == "politely" and reading is not None:
+            await self._end_politely(reading)
+        elif way == "by abort":
             self.writer.transport.abort()
 
-    async def _until_closed(self, reading: asyncio.Task[None]) -> None:
+    async def _end_politely(self, reading: asyncio.Task[None]) -> None:
+        """Stop sending, and expect that the daemon answers everything and closes."""
+        self.writer.write_eof()
         await reading
+
+    async def _until_answered(self, reading: asyncio.Task[None]) -> None:
+        """Until the last words are answered, or the daemon has closed the connection."""
+        answered = asyncio.create_task(self._is_answered.wait())
+        await asyncio.wait({answered, reading}, return_when=asyncio.FIRST_COMPLETED)
+        answered.cancel()
 
     def _damage(self, data: bytes) -> bytes:
         chance = self.chance
@@ -197,11 +214,11 @@ class Session:
 class ControlFuzz(Session):
     """Wyoming in any order; half of the sessions damage nothing and must be answered."""
 
+    last_words = LAST_WORDS.encode()
+
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._is_clean = self.chance.random() < 0.5
-        self._pong = asyncio.Event()
-        self._tail = b""
 
     @property
     def damage(self) -> float:
@@ -230,30 +247,19 @@ class ControlFuzz(Session):
             data = {"text": anything(chance)}
         return encode_event(Event(kind, data, payload or None))
 
-    def take(self, data: bytes) -> None:
-        super().take(data)
-        self._tail += data
-        if LAST_WORDS.encode() in self._tail:
-            self._pong.set()
-        self._tail = self._tail[-len(LAST_WORDS) :]
-
-    async def _until_closed(self, reading: asyncio.Task[None]) -> None:
-        await reading
-
-    async def _end(self, reading: asyncio.Task[None] | None) -> None:
-        if self._is_clean and reading is not None and self.chance.random() < 0.5:
+    async def _end_politely(self, reading: asyncio.Task[None]) -> None:
+        if self._is_clean:
             self.writer.write(encode_event(Event("ping", {"text": LAST_WORDS})))
-            self.stage = "waiting for its last pong"
-            answered = asyncio.create_task(self._pong.wait())
-            await asyncio.wait({answered, reading}, return_when=asyncio.FIRST_COMPLETED)
-            answered.cancel()
-            if not self._pong.is_set():
+            await self._until_answered(reading)
+            if not self._is_answered.is_set():
                 self.findings.stuck.append(f"{self.name} was closed without a reason")
-        await super()._end(reading)
+        await super()._end_politely(reading)
 
 
 class EventFuzz(Session):
     """Subscriptions and lines that are none."""
+
+    last_words = b'"events": ["level", "state", "voice-stopped"], "num_replayed"'
 
     @property
     def damage(self) -> float:
@@ -267,12 +273,17 @@ class EventFuzz(Session):
             + b"\n"
         )
 
-    async def _until_closed(self, reading: asyncio.Task[None]) -> None:
+    async def _end_politely(self, reading: asyncio.Task[None]) -> None:
         """A reader that only stopped sending is not closed: it would read on for ever."""
-        await asyncio.sleep(0)
+        self.writer.write(b"\n" + json.dumps(LAST_SUBSCRIPTION).encode() + b"\n")
+        await self._until_answered(reading)
 
 
 class MetricsFuzz(Session):
+    """One request, or what might become one."""
+
+    max_messages = 2
+
     @property
     def damage(self) -> float:
         return 0.3
@@ -281,9 +292,6 @@ class MetricsFuzz(Session):
         return self.chance.choice(
             [b"GET /metrics HTTP/1.0\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\n", b"\n\n", b"POST "]
         )
-
-    async def _until_closed(self, reading: asyncio.Task[None]) -> None:
-        await asyncio.sleep(0)
 
 
 def anything(chance: random.Random) -> Any:
