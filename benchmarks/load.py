@@ -7,13 +7,14 @@ people can say, and connects the readers. A stalled one connects, never reads, a
 it was dropped. Everybody else gets everything; the delay of an event is the time from the call
 that publishes it in the daemon to the return of the reader's `recv`. Measured twice: with an idle
 engine, and while Wyoming clients keep the engine busy without a pause. At the same time one client
-of control.sock sends a ping every 20 ms.
+of control.sock sends a ping every 20 ms, and a process that does nothing notes how late it wakes.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import re
@@ -37,6 +38,16 @@ ENGINE = FOLDER.parent / "engines" / "demo"
 PING_EVERY_S = 0.02
 NUM_BUSY_CLIENTS = 2
 SETTLE_S = 1.0
+# How late a process that does nothing is woken up: what the machine adds to every delay.
+MACHINE = """
+import sys, time
+late = []
+end = time.monotonic() + float(sys.argv[1])
+while (started := time.monotonic()) < end:
+    time.sleep(0.002)
+    late.append(1000 * (time.monotonic() - started) - 2)
+print(*late)
+"""
 PUBLISHED = re.compile(rb'"type": "(transcript|partial)".*"id": "(s\d+)".*"published_ms": ([\d.]+)')
 
 
@@ -51,7 +62,8 @@ class Reader(asyncio.Protocol):
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self.received.append((1000 * time.monotonic(), data))
+        # A copy, since what `recv` returns keeps the pages of a buffer that was much larger.
+        self.received.append((1000 * time.monotonic(), bytes(memoryview(data))))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True
@@ -132,6 +144,9 @@ async def measure(folder: Path, options: argparse.Namespace, is_busy: bool) -> d
     busy = [asyncio.create_task(keep_busy(control_path))
             for _ in range(NUM_BUSY_CLIENTS * is_busy)]  # fmt: skip
     await asyncio.sleep(SETTLE_S)
+    machine = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", MACHINE, str(options.seconds), stdout=subprocess.PIPE
+    )
     start_ms = 1000 * time.monotonic()
     trips = await ping_for(control_path, options.seconds)
     end_ms = 1000 * time.monotonic()
@@ -139,7 +154,9 @@ async def measure(folder: Path, options: argparse.Namespace, is_busy: bool) -> d
     for task in busy:
         task.cancel()
     await asyncio.gather(*busy, return_exceptions=True)
+    late, _ = await machine.communicate()
     figures = evaluate(readers, start_ms, end_ms)
+    figures["machine_delay_ms"] = percentiles([float(each) for each in late.split()])
     stalled.close()
     for reader in readers:
         reader.transport.close()
@@ -188,6 +205,7 @@ async def run(folder: Path, options: argparse.Namespace, daemon: int) -> dict[st
         "event_delay_ms": idle["event_delay_ms"],
         "lost_finals": idle["lost_finals"] + busy["lost_finals"],
         "ping_ms": idle["ping_ms"],
+        "machine_delay_ms": idle["machine_delay_ms"],
         "daemon_cores": round(share, 3),
         "busy_engine": busy,
         "idle_engine": idle,
@@ -198,11 +216,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clients", type=int, default=100, help="readers in all")
     parser.add_argument("--stalled", type=int, default=10, help="readers who never read")
-    parser.add_argument("--rate", type=float, default=25.0, help="transcripts a second, and three "
+    parser.add_argument("--rate", type=float, default=50.0, help="transcripts a second, and three "
                         "times as many partials")  # fmt: skip
-    parser.add_argument("--seconds", type=float, default=15.0, help="of each of the two stretches")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each of the two stretches")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    gc.disable()  # what was read is kept, and looking through it again and again takes time
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "run"
         daemon_options = {"transcripts_per_s": options.rate, "engine": str(ENGINE),

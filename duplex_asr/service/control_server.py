@@ -17,6 +17,7 @@ from duplex_asr.service.control_session import ControlSession, Recognizer
 from duplex_asr.service.hangup import HangupWatch
 from duplex_asr.service.peer import Peer, read_peer
 from duplex_asr.service.publisher import EventFeed, Publisher
+from duplex_asr.service.quick_send import write_now
 from duplex_asr.service.runtime_dir import ServiceConfig
 from duplex_asr.service.subscription import SubscriptionError, parse_subscription
 from duplex_asr.service.wyoming_wire import (
@@ -180,6 +181,8 @@ class _Connection:
         self.name = name
         self._server = server
         self._writer = writer
+        assert isinstance(writer.transport, asyncio.Transport)
+        self._transport = writer.transport
         self._peer = read_peer(writer.get_extra_info("socket"))
         self._feed: EventFeed | None = None
         self._takes_requests = True
@@ -239,16 +242,16 @@ class _Connection:
 
     def send(self, event: Event) -> None:
         """Write without waiting; a client that does not read is dropped at the bound."""
-        transport = self._writer.transport
+        transport = self._transport
         if transport.is_closing() or self._has_ended:
             return
         if transport.get_write_buffer_size() > self._server.max_pending_bytes:
             self._drop("it does not read")
             return
-        self._writer.write(encode_event(event))
+        write_now(transport, encode_event(event))
 
     def _drop(self, reason: str) -> None:
-        transport = self._writer.transport
+        transport = self._transport
         if not transport.is_closing():
             self._server.num_dropped_clients += 1
             logger.warning("dropped %s (%s): %s", self.name, self._peer, reason)
@@ -264,14 +267,14 @@ class _Connection:
                 "not-permitted", "reading events takes the permission to connect to events.sock"
             )
         subscription = parse_subscription(request)
-        if self._writer.transport.is_closing():
+        if self._transport.is_closing():
             return
         if self._feed is None:
             self._feed = EventFeed(
                 self._write, self._drop, self._server.max_pending_bytes, encode_published
             )
-            self._writer.transport.set_write_buffer_limits(high=self._feed.batch_bytes)
-            protocol = self._writer.transport.get_protocol()
+            self._transport.set_write_buffer_limits(high=self._feed.batch_bytes)
+            protocol = self._transport.get_protocol()
             assert isinstance(protocol, _FeedingProtocol)
             protocol.feed = self._feed
             if protocol.is_paused:
@@ -280,8 +283,8 @@ class _Connection:
         self._server.publisher.subscribe(self._feed, subscription)
 
     def _write(self, data: bytes) -> None:
-        if not self._writer.transport.is_closing() and not self._has_ended:
-            self._writer.write(data)
+        if not self._has_ended:
+            write_now(self._transport, data)
 
     def describe(self) -> dict[str, Any]:
         shown: dict[str, Any] = {"socket": "control", "name": self.name, **self._peer.describe()}
@@ -309,8 +312,8 @@ class _Connection:
         """Close at once, or as soon as a reply that is being written has left."""
         if self._feed is not None:
             self._server.publisher.detach(self._feed)
-        if self._writer.transport.get_write_buffer_size():
-            self._writer.transport.abort()
+        if self._transport.get_write_buffer_size():
+            self._transport.abort()
         else:
             self._writer.close()
 

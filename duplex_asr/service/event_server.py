@@ -13,7 +13,7 @@ from duplex_asr.service import events
 from duplex_asr.service.hangup import HangupWatch
 from duplex_asr.service.peer import Peer, read_peer
 from duplex_asr.service.publisher import EventFeed, Publisher
-from duplex_asr.service.quick_send import send_now
+from duplex_asr.service.quick_send import write_now
 from duplex_asr.service.runtime_dir import ServiceConfig
 from duplex_asr.service.subscription import SubscriptionError, parse_subscription
 
@@ -194,12 +194,7 @@ class _Reader(asyncio.BufferedProtocol):
         }
 
     def _write(self, data: bytes) -> None:
-        if self._transport.is_closing():
-            return
-        if not self._transport.get_write_buffer_size():
-            data = data[send_now(self.fileno(), data) :]
-        if data:
-            self._transport.write(data)
+        write_now(self._transport, data)
 
     def finish(self) -> None:
         """Close as soon as everything that waits has been sent."""

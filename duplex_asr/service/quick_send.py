@@ -8,6 +8,7 @@ block gives it back as fast as any other function.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import socket
 
@@ -20,3 +21,14 @@ _FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 def send_now(fd: int, data: bytes) -> int:
     """How many bytes the kernel took without waiting; 0 also if the connection is broken."""
     return max(0, int(_send(fd, data, len(data), _FLAGS)))
+
+
+def write_now(transport: asyncio.Transport, data: bytes) -> None:
+    """`transport.write`, except that what the kernel takes is sent without giving the lock away."""
+    if transport.is_closing():
+        return
+    if not transport.get_write_buffer_size():
+        fd: int = transport.get_extra_info("socket").fileno()
+        data = data[send_now(fd, data) :]
+    if data:
+        transport.write(data)
