@@ -19,19 +19,16 @@ ALSA_PLUGINS = (
     "/usr/lib*/alsa-lib/libasound_module_pcm_pulse.so",
 )
 STARTUP_TIMEOUT_S = 20
+# Without norewinds a null sink makes its sound two seconds at a time, and so late it is heard.
 MODULES = """
 .fail
 load-module module-native-protocol-unix auth-anonymous=1 socket={socket}
 load-module module-null-sink sink_name=speaker rate=48000 channels=2
-load-module module-null-sink sink_name=room rate={rate} channels=1
+load-module module-null-sink sink_name=room rate={rate} channels=1 norewinds=1
 load-module module-remap-source source_name=microphone master=room.monitor
-load-module module-loopback source=speaker.monitor sink=room latency_msec=20
 set-default-sink speaker
 set-default-source microphone
 """
-# A null sink hands out what it plays every two seconds, unless somebody asks for less: the loopback
-# does on one side (the speaker is heard in the room, as speakers are), this for who records.
-CAPTURE_LATENCY_MS = "100"
 ALSA_CONFIG = """
 pcm.!default { type pulse }
 ctl.!default { type pulse }
@@ -54,16 +51,12 @@ class SoundCard:
     def play(self, recording: Path, sink: str = "room") -> None:
         """Play a recording to its end; in the sink "room" the microphone hears it."""
         subprocess.run(
-            ["paplay", f"--device={sink}", "--latency-msec=2000", str(recording)],
-            env=self.env, check=True, timeout=60,
-        )  # fmt: skip
+            ["paplay", f"--device={sink}", str(recording)], env=self.env, check=True, timeout=60
+        )
 
     def start_playing(self, recording: Path, sink: str = "room") -> subprocess.Popen[bytes]:
         """Like `play`, but return at once."""
-        return subprocess.Popen(
-            ["paplay", f"--device={sink}", "--latency-msec=2000", str(recording)],
-            env=self.env, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        return subprocess.Popen(["paplay", f"--device={sink}", str(recording)], env=self.env)
 
 
 def missing_programs() -> str:
@@ -105,7 +98,6 @@ def open_sound_card(folder: Path, rate: int = 48_000) -> Iterator[SoundCard]:
         "PULSE_STATE_PATH": str(folder),
         "PULSE_SERVER": f"unix:{socket}",
         "ALSA_CONFIG_PATH": str(alsa_config),
-        "PULSE_LATENCY_MSEC": CAPTURE_LATENCY_MS,
     }
     with (folder / "pulseaudio.log").open("wb") as log:
         server = subprocess.Popen(

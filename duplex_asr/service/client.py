@@ -62,8 +62,8 @@ class EventReader:
     def __iter__(self) -> Iterator[bytes]:
         """Yield each line with its newline; ends when the daemon closes the connection."""
         while True:
-            *lines, self._buffer = self._buffer.split(b"\n")
-            for line in lines:
+            while b"\n" in self._buffer:  # one at a time: the rest is for who iterates next
+                line, _, self._buffer = self._buffer.partition(b"\n")
                 yield line + b"\n"
             if len(self._buffer) > MAX_LINE_BYTES:
                 raise ServiceError(

@@ -87,3 +87,17 @@ def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
 def test_what_is_no_event_is_an_error(line: bytes) -> None:
     with pytest.raises(ServiceError, match="events.sock sent"):
         parse_event(line)
+
+
+def test_who_iterates_again_goes_on_with_the_next_line(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "events.sock"))
+        server.listen()
+        with EventReader(tmp_path / "events.sock") as reader:
+            connection, _ = server.accept()
+            connection.sendall(b"one\ntwo\nthree\nfo")
+            assert next(iter(reader)) == b"one\n"
+            assert next(iter(reader)) == b"two\n"
+            connection.sendall(b"ur\n")
+            connection.close()
+            assert list(reader) == [b"three\n", b"four\n"]
