@@ -116,7 +116,7 @@ class _Listener:
         is_due = 0 < self._interval and self._position >= self._next_partial
         if is_due and self._endpointer.is_speaking and self._position >= self._busy_until:
             self._next_partial = self._position + self._interval
-            self._tell_partial(self._endpointer.so_far())
+            self._tell(self._transcribe(self._endpointer.so_far()))
 
     def stop(self) -> None:
         self._take(self._endpointer.stop())
@@ -142,10 +142,11 @@ class _Listener:
             elif isinstance(each, Utterance):
                 self._take_utterance(each)
 
-    def _tell_partial(self, utterance: Utterance) -> None:
-        transcript = self._transcribe(utterance)
+    def _tell(self, transcript: Transcript | None) -> None:
+        """A hypothesis is there: of somebody who speaks, or of a pause."""
         if transcript is None or transcript.rejected is not None:
             return
+        utterance = transcript.utterance
         self.events.append(
             events.Partial(
                 self._source,
@@ -165,6 +166,7 @@ class _Listener:
         transcript = self._transcribe(utterance)
         if transcript is not None:
             self._attempt = _Attempt(utterance, transcript, self._busy_until)
+            self._tell(transcript)
             if self._endpointer.is_adaptive:
                 self._endpointer.expect(utterance.id, ending_of(transcript.text))
 
