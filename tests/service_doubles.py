@@ -227,6 +227,15 @@ class Room:
                 self.daemon.request_stop()
                 await task
 
+    @contextlib.asynccontextmanager
+    async def listening(self) -> AsyncIterator[Listener]:
+        """Run the daemon; from the moment when it hears the source, with a reader."""
+        async with self.running():
+            listener = await Listener.open(self)
+            await listener.until("state", state="listening")
+            yield listener
+            await listener.close()
+
 
 async def until_first(task: asyncio.Task[None], awaitable: Any) -> None:
     """Wait for something while `task` runs; raises what ended the task, if it ends first."""

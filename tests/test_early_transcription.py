@@ -47,9 +47,7 @@ def counts(room: Room) -> dict[str, int]:
 def test_a_pause_that_lasts_has_its_text_at_once(tmp_path: Path) -> None:
     async def scenario() -> None:
         room = early_room(tmp_path)
-        async with room.running():
-            listener = await Listener.open(room)
-            await listener.until("state", state="listening")
+        async with room.listening() as listener:
             room.source.hear(tone(3, 200))
             room.source.hear(silence(60))
             assert await next_item(room.speech.started) == "three"
@@ -57,7 +55,6 @@ def test_a_pause_that_lasts_has_its_text_at_once(tmp_path: Path) -> None:
             assert (partial["id"], partial["text"], partial["committed"]) == ("u1", "three", "")
             room.source.hear(silence(200))
             transcript = await listener.until("transcript")
-            await listener.close()
         assert transcript["speculative"] == "hit"
         assert transcript["end_reason"] == "silence"
         assert transcript["timings"]["endpoint_ms"] == 200
@@ -74,9 +71,7 @@ def test_an_attempt_that_is_still_running_at_the_end_becomes_the_answer(tmp_path
     async def scenario() -> None:
         room = early_room(tmp_path)
         room.speech.gate.clear()
-        async with room.running():
-            listener = await Listener.open(room)
-            await listener.until("state", state="listening")
+        async with room.listening() as listener:
             room.source.hear(tone(4, 200))
             room.source.hear(silence(60))
             assert await next_item(room.speech.started) == "four"
@@ -84,7 +79,6 @@ def test_an_attempt_that_is_still_running_at_the_end_becomes_the_answer(tmp_path
             await listener.until("voice-stopped")
             room.speech.gate.set()
             transcript = await listener.until("transcript")
-            await listener.close()
         assert (transcript["text"], transcript["speculative"]) == ("four", "hit")
         assert room.speech.started.empty()
         assert room.speech.stopped.empty()
@@ -96,9 +90,7 @@ def test_an_attempt_is_cancelled_when_the_speaker_goes_on(tmp_path: Path) -> Non
     async def scenario() -> None:
         room = early_room(tmp_path)
         room.speech.gate.clear()
-        async with room.running():
-            listener = await Listener.open(room)
-            await listener.until("state", state="listening")
+        async with room.listening() as listener:
             room.source.hear(tone(4, 200))
             room.source.hear(silence(60))
             assert await next_item(room.speech.started) == "four"
@@ -107,7 +99,6 @@ def test_an_attempt_is_cancelled_when_the_speaker_goes_on(tmp_path: Path) -> Non
             room.speech.gate.set()
             room.source.hear(silence(300))
             transcript = await listener.until("transcript")
-            await listener.close()
         assert transcript["text"] == "five"
         assert transcript["id"] == "u1"
         assert counts(room)["cancelled"] == 1
@@ -118,9 +109,7 @@ def test_an_attempt_is_cancelled_when_the_speaker_goes_on(tmp_path: Path) -> Non
 def test_a_word_after_a_short_pause_is_not_lost_with_the_attempt(tmp_path: Path) -> None:
     async def scenario() -> None:
         room = early_room(tmp_path)
-        async with room.running():
-            listener = await Listener.open(room)
-            await listener.until("state", state="listening")
+        async with room.listening() as listener:
             room.source.hear(tone(4, 200))
             room.source.hear(silence(60))
             await listener.until("partial", text="four")
@@ -129,7 +118,6 @@ def test_a_word_after_a_short_pause_is_not_lost_with_the_attempt(tmp_path: Path)
             await listener.until("partial", text="five")
             room.source.hear(silence(200))
             transcript = await listener.until("transcript")
-            await listener.close()
         assert (transcript["text"], transcript["speculative"]) == ("five", "hit")
         assert transcript["end_ms"] - transcript["start_ms"] == 200 + 60 + 900 + 50
         assert room.speech.drafts[:2] == [(), (4,)]  # what was known of the utterance
@@ -142,9 +130,7 @@ def test_an_utterance_whose_attempt_failed_is_transcribed_again(tmp_path: Path) 
     async def scenario() -> None:
         room = early_room(tmp_path)
         room.speech.fails_on = {"six"}
-        async with room.running():
-            listener = await Listener.open(room)
-            await listener.until("state", state="listening")
+        async with room.listening() as listener:
             room.source.hear(tone(6, 200))
             room.source.hear(silence(60))
             assert await next_item(room.speech.started) == "six"
@@ -154,7 +140,6 @@ def test_an_utterance_whose_attempt_failed_is_transcribed_again(tmp_path: Path) 
             await client.close()
             room.source.hear(silence(200))
             transcript = await listener.until("transcript")
-            await listener.close()
         assert (transcript["text"], transcript["speculative"]) == ("six", "miss")
 
     run_without_leaks(scenario)
@@ -163,12 +148,9 @@ def test_an_utterance_whose_attempt_failed_is_transcribed_again(tmp_path: Path) 
 def test_without_early_work_every_transcript_says_so(tmp_path: Path) -> None:
     async def scenario() -> None:
         room = early_room(tmp_path, new_endpointer=endpointer_with(early_ms=0))
-        async with room.running():
-            listener = await Listener.open(room)
-            await listener.until("state", state="listening")
+        async with room.listening() as listener:
             room.source.hear(speak(2))
             assert (await listener.until("transcript"))["speculative"] == "off"
-            await listener.close()
 
     run_without_leaks(scenario)
 
@@ -185,11 +167,8 @@ async def speak_until_partial(room: Room, listener: Listener) -> dict[str, Any]:
 def test_somebody_who_speaks_on_is_transcribed_in_part(tmp_path: Path) -> None:
     async def scenario() -> list[dict[str, Any]]:
         room = early_room(tmp_path, partial_interval_ms=100)
-        async with room.running():
-            listener = await Listener.open(room)
-            await listener.until("state", state="listening")
+        async with room.listening() as listener:
             partials = [await speak_until_partial(room, listener) for _ in range(3)]
-            await listener.close()
         assert room.speech.drafts == [(), (7,), (7,)]
         return partials
 
@@ -207,9 +186,7 @@ def test_a_partial_makes_way_for_the_final(tmp_path: Path) -> None:
             tmp_path, partial_interval_ms=100, new_endpointer=endpointer_with(early_ms=0)
         )
         room.speech.gate.clear()
-        async with room.running():
-            listener = await Listener.open(room)
-            await listener.until("state", state="listening")
+        async with room.listening() as listener:
             room.source.hear(tone(7, 110))
             assert await next_item(room.speech.started) == "seven"
             room.source.hear(silence(250))
@@ -218,7 +195,6 @@ def test_a_partial_makes_way_for_the_final(tmp_path: Path) -> None:
             event = await listener.until("voice-stopped")
             event = await listener.next()
             assert (event["type"], event["text"]) == ("transcript", "seven")
-            await listener.close()
 
     run_without_leaks(scenario)
 
@@ -227,9 +203,7 @@ def test_no_partial_is_made_while_the_engine_is_busy_for_somebody(tmp_path: Path
     async def scenario() -> None:
         room = early_room(tmp_path, partial_interval_ms=50)
         room.speech.gate.clear()
-        async with room.running():
-            listener = await Listener.open(room)
-            await listener.until("state", state="listening")
+        async with room.listening():
             client = await Client.open(room)
             client.send("audio-start", {"rate": 16_000, "width": 2, "channels": 1})
             client.send_chunk(speak_pcm(1))
@@ -240,7 +214,6 @@ def test_no_partial_is_made_while_the_engine_is_busy_for_somebody(tmp_path: Path
             room.speech.gate.set()
             assert await client.text() == "one"
             await client.close()
-            await listener.close()
         assert room.speech.drafts[0] == ()
 
     run_without_leaks(scenario)
@@ -256,12 +229,9 @@ def test_sound_that_is_not_paced_ends_where_its_text_says(
         changes = {ending: ms} if ending != "x" else {}
         room = early_room(tmp_path, is_live=False, new_endpointer=endpointer_with(**changes))
         room.speech.mark = "."
-        async with room.running():
-            listener = await Listener.open(room)
-            await listener.until("state", state="listening")
+        async with room.listening() as listener:
             room.source.hear(speak(2))
             transcript = await listener.until("transcript")
-            await listener.close()
             return transcript
 
     transcript = run_without_leaks(scenario)
@@ -337,15 +307,12 @@ def test_a_client_is_told_what_is_committed_while_it_sends(tmp_path: Path) -> No
 def test_nothing_is_transcribed_in_part_for_nobody(tmp_path: Path) -> None:
     async def scenario() -> None:
         room = early_room(tmp_path, partial_interval_ms=100)
-        async with room.running():
-            listener = await Listener.open(room)
-            await listener.until("state", state="listening")
+        async with room.listening() as listener:
             listener.writer.write(b'{"type": "subscribe", "events": ["transcript"]}\n')
             await listener.until("subscribed")
             room.source.hear(tone(3, 1_000))
             room.source.hear(silence(300))
             transcript = await listener.until("transcript")
-            await listener.close()
         assert transcript["text"] == "three"
         assert counts(room)["partials"] <= 1  # the attempt's
 
