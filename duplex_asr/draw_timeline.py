@@ -82,6 +82,18 @@ def read_events(path: Path) -> list[events.Event]:
                 f"{path}, line {number} is no event: save what `duplex-asr listen --json` prints"
             )
         event = events.from_record(record)
-        if not isinstance(event, events.Unknown):
-            found.append(event)
+        if isinstance(event, events.Unknown):
+            continue
+        if not _is_drawable(event):
+            raise ConfigError(f"{path}, line {number} is damaged: a time in it is no number")
+        found.append(event)
     return found
+
+
+def _is_drawable(event: events.Event) -> bool:
+    values = events.as_record(event)
+    timings = values.get("timings", {})
+    times = [value for key, value in values.items() if key.endswith("_ms")]
+    return isinstance(timings, dict) and all(
+        isinstance(each, int | float) for each in (*times, *timings.values())
+    )

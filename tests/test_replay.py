@@ -1,6 +1,7 @@
 """A replay hears what the daemon would hear, and tells when."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,15 @@ def test_a_line_that_is_no_event_is_named(tmp_path, line):
     path.write_bytes(b'{"type": "state"}\n' + line)
     with pytest.raises(ConfigError, match="live.jsonl, line 2 is no event"):
         read_events(path)
+
+
+@pytest.mark.parametrize("damage", ['"speech_start_ms": "x"', '"timings": {"a": []}, "id": "u1"'])
+def test_a_time_that_is_no_number_is_refused(tmp_path, damage):
+    event = events.Transcript("file:x", "u7", 1, 2, 3, 4, "silence", "text", "en")
+    line = json.loads(events.encode(event, 1)) | json.loads("{" + damage + "}")
+    (tmp_path / "live.jsonl").write_text(json.dumps(line))
+    with pytest.raises(ConfigError, match="line 1 is damaged: a time in it is no number"):
+        read_events(tmp_path / "live.jsonl")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """A microphone in, records of its sound on standard output: a program that can be thrown away.
 
-    python -m duplex_asr.audio.capture_process DEVICE [--exact]
+    python -m duplex_asr.audio.capture_process DEVICE [--exact] [--quiet]
 
 PortAudio lists devices once in its life, and the libraries below it can hang for good when a sound
 server dies or stops to answer, or crash. So they live in a process of their own, which the daemon
@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -29,7 +30,7 @@ from duplex_asr.errors import AudioError
 
 BLOCK_MS = 20  # what one callback brings: few wake-ups, and little delay
 PREFERRED_RATE = 16_000  # what everything behind the microphone takes
-STDIN, STDOUT = 0, 1
+STDIN, STDOUT, STDERR = 0, 1, 2
 
 
 class Capture:
@@ -38,9 +39,10 @@ class Capture:
     When the pipe is full a block is lost and counted; positions go on.
     """
 
-    def __init__(self, portaudio: ModuleType, device: Device) -> None:
+    def __init__(self, portaudio: ModuleType, device: Device, pipe_fd: int) -> None:
         """Open the device; AudioError. It does not record before `start`."""
         self._portaudio = portaudio
+        self._pipe_fd = pipe_fd
         self._device = device
         self._num_captured = 0
         self._num_overflows = 0
@@ -49,7 +51,7 @@ class Capture:
         self._stream = self._open_stream()
 
     def start(self) -> None:
-        os.set_blocking(STDOUT, False)
+        os.set_blocking(self._pipe_fd, False)
         try:
             self._stream.start()
         except self._portaudio.PortAudioError as exc:
@@ -106,7 +108,7 @@ class Capture:
     def _send(self, data: bytes) -> None:
         """Write what fits; the rest of a record that has begun has to follow."""
         try:
-            self._unsent = data[os.write(STDOUT, data) :] if data else data
+            self._unsent = data[os.write(self._pipe_fd, data) :] if data else data
         except BlockingIOError:
             self._unsent = data
         except BrokenPipeError:  # the daemon is gone, or wants no more
@@ -114,21 +116,20 @@ class Capture:
 
     def _end(self) -> None:
         """PortAudio's report that no callback will follow."""
-        os.set_blocking(STDOUT, True)
+        os.set_blocking(self._pipe_fd, True)
         self._send(self._unsent)
-        fail(
-            AudioError(
-                f"microphone {self._device.name!r} was lost:"
-                " check that it is plugged in and that its sound server runs"
-            )
+        reason = (
+            f"microphone {self._device.name!r} was lost:"
+            " check that it is plugged in and that its sound server runs"
         )
+        fail(self._pipe_fd, AudioError(reason))
 
 
-def fail(reason: AudioError) -> NoReturn:
+def fail(pipe_fd: int, reason: AudioError) -> NoReturn:
     """End the process with the reason as its last record."""
-    os.set_blocking(STDOUT, True)
+    os.set_blocking(pipe_fd, True)
     with contextlib.suppress(BrokenPipeError):
-        os.write(STDOUT, encode(CaptureFailure(str(reason))))
+        os.write(pipe_fd, encode(CaptureFailure(str(reason))))
     leave(reason.exit_code)
 
 
@@ -137,26 +138,44 @@ def leave(exit_code: int) -> NoReturn:
     os._exit(exit_code)  # PortAudio's own end would wait for a sound server that may be dead
 
 
-def capture(device_name: str, is_exact: bool) -> None:
+def capture(device_name: str, is_exact: bool, is_quiet: bool, pipe_fd: int) -> None:
     """Capture until standard input ends; AudioError if the device cannot be opened."""
-    portaudio = load_portaudio()
-    device = find_input_device(device_name, list_devices(), is_exact=is_exact)
-    opened = Capture(portaudio, device)
-    os.write(STDOUT, encode(CaptureFormat(device.name, opened.rate, opened.channels)))
+    with silenced() if is_quiet else contextlib.nullcontext():
+        portaudio = load_portaudio()
+        device = find_input_device(device_name, list_devices(), is_exact=is_exact)
+        opened = Capture(portaudio, device, pipe_fd)
+    os.write(pipe_fd, encode(CaptureFormat(device.name, opened.rate, opened.channels)))
     if os.read(STDIN, 1):
         opened.start()
         os.read(STDIN, 1)
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """Keep sound libraries from saying once more what is missing, every five seconds."""
+    usual = os.dup(STDERR)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, STDERR)
+    try:
+        yield
+    finally:
+        os.dup2(usual, STDERR)
+        os.close(usual)
+        os.close(nowhere)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("device", help="as in microphone:NAME; empty: the default one")
     parser.add_argument("--exact", action="store_true", help="DEVICE is the whole name")
+    parser.add_argument("--quiet", action="store_true", help="hide what libraries say on opening")
     options = parser.parse_args()
+    pipe_fd = os.dup(STDOUT)
+    os.dup2(STDERR, STDOUT)  # what a library may print must not get among the records
     try:
-        capture(options.device, options.exact)
+        capture(options.device, options.exact, options.quiet, pipe_fd)
     except AudioError as exc:
-        fail(exc)
+        fail(pipe_fd, exc)
     leave(0)
 
 

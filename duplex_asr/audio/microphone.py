@@ -54,7 +54,7 @@ class MicrophoneSource:
         self._closed = threading.Event()
         self._changing = threading.Lock()  # the recorder must not change while it is being killed
         self._is_iterated = False
-        self._recorder = Recorder(device, capture_queue_ms, is_exact=False)
+        self._recorder = Recorder(device, capture_queue_ms, is_again=False)
         try:
             self._recorder.open()
         except AudioError:
@@ -135,7 +135,7 @@ class MicrophoneSource:
                 if self._closed.is_set():
                     return
                 self._earlier_overflows += self._recorder.num_overflows
-                self._recorder = Recorder(device, self._capture_queue_ms, is_exact=bool(device))
+                self._recorder = Recorder(device, self._capture_queue_ms, is_again=True)
             try:
                 self._recorder.open()
                 return

@@ -53,17 +53,19 @@ class Recorder:
     format: known after `open`. num_overflows: blocks that were lost.
     """
 
-    def __init__(self, device: str, queue_ms: int, is_exact: bool) -> None:
+    def __init__(self, device: str, queue_ms: int, is_again: bool) -> None:
         """Start the process; it does not record before `blocks` is iterated.
 
-        queue_ms: sound that may wait in the pipe, which holds at most a megabyte.
+        queue_ms: sound that may wait in the pipe, which holds at most a megabyte. is_again: the
+        device is known by its whole name, and what libraries have to say was said before.
         """
         self.device = device
         self._queue_ms = queue_ms
         self.num_overflows = 0
         self.format: CaptureFormat
         command = [sys.executable, "-m", capture_process.__name__, device]
-        command += ["--exact"] if is_exact else []
+        if is_again:
+            command += ["--quiet", *(["--exact"] if device else [])]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -132,7 +134,10 @@ class Recorder:
             data = os.read(self._stdout.fileno(), READ_BYTES)
             if not data:
                 return None
-            self._records += self._reader.push(data)
+            try:
+                self._records += self._reader.push(data)
+            except ValueError as exc:
+                raise AudioError(f"the recording of {self.device!r} is damaged: {exc}") from exc
         record = self._records.popleft()
         if isinstance(record, CaptureFailure):
             raise AudioError(record.reason)

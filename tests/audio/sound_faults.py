@@ -42,6 +42,16 @@ def fail(*args):
 
 sounddevice.RawInputStream.start = fail
 """
+PRINTS = """
+import os, sounddevice
+check = sounddevice.check_input_settings
+
+def printing_check(*args, **options):
+    os.write(1, b"Cannot connect to server socket")
+    check(*args, **options)
+
+sounddevice.check_input_settings = printing_check
+"""
 CRASHES = """
 import os, sounddevice
 sounddevice.check_input_settings = lambda *args, **options: os.abort()
