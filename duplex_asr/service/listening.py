@@ -51,7 +51,7 @@ class ListeningSockets:
         """True if a client of another socket could as well have connected to one for events."""
         paths = [path for each in self.events if (path := socket_path(each)) is not None]
         if peer.is_local:
-            return any(peer.may_connect_to(os.stat(path)) for path in paths)
+            return any(_may_connect(peer, path) for path in paths)
         return len(paths) < len(self.events)  # there is one on TCP
 
     def close(self) -> None:
@@ -173,6 +173,13 @@ def _let_groups_in(runtime_dir: RuntimeDir, gids: Sequence[int]) -> None:
                 "members of the group %s cannot enter %s: allow it with `chmod o+x %s`",
                 group, runtime_dir.path, runtime_dir.path,
             )  # fmt: skip
+
+
+def _may_connect(peer: Peer, path: str) -> bool:
+    try:
+        return peer.may_connect_to(os.stat(path))
+    except OSError:  # somebody has removed it: nobody can
+        return False
 
 
 def socket_path(listening: socket.socket) -> str | None:

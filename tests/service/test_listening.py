@@ -89,6 +89,16 @@ def test_tcp_is_served_beside_the_unix_sockets(tmp_path: Path) -> None:
         opened.close()
 
 
+def test_events_whose_socket_was_removed_are_for_nobody_new(tmp_path: Path) -> None:
+    us = Peer(pid=1, uid=os.geteuid(), gid=os.getegid())
+    with RuntimeDir(tmp_path / "run") as runtime_dir:
+        opened = open_sockets(runtime_dir, ServiceConfig(), {})
+        assert opened.may_read_events(us)
+        runtime_dir.events_path.unlink()
+        assert not opened.may_read_events(us)
+        opened.close()
+
+
 def test_a_port_that_is_taken_is_an_error_and_leaves_nothing_open(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other, RuntimeDir(tmp_path) as runtime_dir:
         address = f"127.0.0.1:{other.getsockname()[1]}"

@@ -18,6 +18,7 @@ from duplex_asr.service.status import ServiceFigures, percentile
 from tests.service.test_events import REJECTED, TRANSCRIPT
 from tests.service_doubles import PATIENCE_S, Listener, Room, run_without_leaks
 
+PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
 SAMPLE = re.compile(r'[a-z_]+(\{[a-z]+="[^"\n]*"(,[a-z]+="[^"\n]*")*\})? -?\d+(\.\d+)?')
 
 
@@ -56,6 +57,8 @@ def test_get_metrics_is_answered_with_every_figure(tmp_path: Path) -> None:
         assert 'duplex_asr_clients{socket="events"} 1' in figures
         assert "duplex_asr_latency_ms_count 1" in figures
         assert 'duplex_asr_drops_total{what="dropped_readers"} 0' in figures
+        names = set(re.findall(r"^# TYPE (\S+)", body, re.MULTILINE))
+        assert {name for name in names if f"`{name}`" not in PAGE} == set()
 
     with_a_room(tmp_path, scenario)
 
