@@ -21,6 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from duplex_asr.serve import return_freed_memory
 from tests.service.fuzzing import Findings, fuzz
 from tests.service_doubles import run_without_leaks
 
@@ -40,6 +41,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    return_freed_memory()  # as the daemon does
     logging.basicConfig(handlers=[logging.NullHandler()])  # only tracebacks are looked for
     memory_mb: list[float] = []
     started = time.monotonic()
