@@ -134,7 +134,7 @@ __device__ inline Merged merge_partials(const float *partials, int num) {
     return {sum, total, largest};
 }
 
-// Every warp's sum into partials[warp], with a __syncthreads().
+// Every warp's sum into partials[warp]; the block has to wait for all of them.
 __device__ inline void store_partials(Mixed mixed, float *partials) {
     merge_warp(mixed);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -149,7 +149,6 @@ __device__ inline void store_partials(Mixed mixed, float *partials) {
             own[1] = mixed.total;
         }
     }
-    __syncthreads();
 }
 
 } // namespace dw

@@ -93,10 +93,8 @@ class CudaBackend : public Backend {
     }
 
     void encode(const float *mels, const int *slots, int num, float *features) override {
-        std::memcpy(host_mel_.as(), mels, num * mel_bytes_);
         std::memcpy(host_slots_.as(), slots, num * 4);
-        DW_CUDA(cudaMemcpyAsync(encoder_.mel(), host_mel_.as(), num * mel_bytes_,
-                                cudaMemcpyHostToDevice, stream_));
+        copy_mels(mels, num * mel_bytes_);
         DW_CUDA(cudaMemcpyAsync(encoder_.slots(), host_slots_.as(), num * 4,
                                 cudaMemcpyHostToDevice, stream_));
         encoder_.run(num, caches_.audio, caches_.slot_size, features != nullptr, stream_);
@@ -173,6 +171,17 @@ class CudaBackend : public Backend {
     }
 
   private:
+    // By way of pinned memory in pieces: one is on the way to the GPU while the next is copied.
+    void copy_mels(const float *mels, int64_t num_bytes) {
+        constexpr int64_t kPiece = 256 * 1024;
+        for (int64_t done = 0; done < num_bytes; done += kPiece) {
+            const int64_t bytes = std::min(kPiece, num_bytes - done);
+            std::memcpy(host_mel_.as() + done, reinterpret_cast<const char *>(mels) + done, bytes);
+            DW_CUDA(cudaMemcpyAsync(reinterpret_cast<char *>(encoder_.mel()) + done,
+                                    host_mel_.as() + done, bytes, cudaMemcpyHostToDevice, stream_));
+        }
+    }
+
     const dw_dimensions dims_;
     const dw_options options_;
     Stream stream_;

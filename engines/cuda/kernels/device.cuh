@@ -68,6 +68,11 @@ __device__ inline uint4 load_weights(const void *global) {
     return v;
 }
 
+// The line of 128 bytes into the L2 cache.
+__device__ inline void prefetch_line(const void *global) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
+}
+
 __device__ inline float gelu(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678f)); }
 
 template <int kLanes = 32> __device__ inline float warp_sum(float value) {

@@ -28,8 +28,16 @@ __device__ inline int swizzled(int row, int piece) {
     return row * kHead + ((piece ^ (row & 7)) << 3);
 }
 
+// Two blocks share a multiprocessor of an H100. sm_87's code would need a few more registers for
+// that, and one block is enough to fill an Orin.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#define DW_BLOCKS_AT_ONCE 2
+#else
+#define DW_BLOCKS_AT_ONCE 1
+#endif
+
 // Grid (query tiles, heads, batch).
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, DW_BLOCKS_AT_ONCE)
     encoder_attention_kernel(__half *out, const __half *qkv, int positions, int heads) {
     extern __shared__ __align__(128) __half query_tile[];
     __half *key_tiles = query_tile + kQueries * kHead, *value_tiles = key_tiles + 2 * kTile;

@@ -40,6 +40,7 @@ __device__ inline void load_query(float (&query)[8], const __half *from) {
 
 __device__ inline void write_mixed(__half *out, const Mixed &mixed, float *partials) {
     store_partials(mixed, partials);
+    __syncthreads();
     if (threadIdx.x < kHead) {
         const Merged all = merge_partials(partials, kWarps);
         out[threadIdx.x] = __float2half(all.sum / all.total);

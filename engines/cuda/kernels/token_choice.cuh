@@ -53,7 +53,7 @@ __device__ inline LogitPart make_logits(const TokenRun &r, TokenShared &s, int f
         const int own = row0 + lane / 8;
         const int mask = own < r.n_vocab ? r.mask[own] : 3;
         float sums[4] = {};
-#pragma unroll 1
+#pragma unroll(kType == DW_FP16 ? kFarAhead : 1)
         for (int piece = lane; piece < pieces; piece += 32) {
             uint4 weights[4];
 #pragma unroll
@@ -84,7 +84,7 @@ __device__ inline LogitPart make_logits(const TokenRun &r, TokenShared &s, int f
     if (lane % 8 == 0) {
         s.logit_parts[warp * 4 + lane / 8] = part;
     }
-    __syncthreads();
+    workers_sync();
     if (warp == 0) {
         part = s.logit_parts[lane];
         if constexpr (kTokenWarps > 8) {

@@ -29,6 +29,8 @@
 namespace dw {
 namespace {
 
+constexpr int kLaunchThreads = kTokenThreads + 32;
+
 // x = embedding of the token + positional embedding.
 template <dw_type kType>
 __device__ inline void load_embedding(const TokenRun &r, TokenShared &s, int64_t token,
@@ -50,13 +52,13 @@ __device__ inline void load_embedding(const TokenRun &r, TokenShared &s, int64_t
                 values[i + 2] * scale + add.z, values[i + 3] * scale + add.w};
         }
     }
-    __syncthreads();
+    workers_sync();
 }
 
 __device__ inline void clear_sums(uint64_t *sums, int num) {
 #pragma unroll 1
     for (int i = blockIdx.x * kTokenThreads + threadIdx.x; i < num; i += gridDim.x * kTokenThreads) {
-        sums[i] = 0;
+        sums[sum_at(i)] = 0;
     }
 }
 
@@ -87,8 +89,8 @@ __device__ inline void run_layers(const TokenRun &r, TokenShared &s, TokenStage<
                                   int num_items, int position, uint64_t *sums, uint32_t tag,
                                   int log_columns_out) {
     TokenPhases<kType> phases(r, s, stage);
-    normalise(s, r.width, kLogColumns<kType>, nullptr, 0, nullptr, stage.layers[0].attn_norm,
-              [&] { stage.await(kQkv); });
+    normalise(s, r.width, kLayerColumns<kType>, nullptr, 0, nullptr, stage.layers[0].attn_norm,
+              [&] { stage.await_copies(kQkv); });
 #pragma unroll 1
     for (int layer = 0; layer < r.num_layers; layer++, tag++) {
         const LayerWeights &w = stage.layers[layer];
@@ -96,25 +98,25 @@ __device__ inline void run_layers(const TokenRun &r, TokenShared &s, TokenStage<
         const int next = is_last ? 0 : layer + 1;
         const PagedKv kv = r.caches.layer(layer);
 #pragma unroll 1
-        for (int kind = 0; kind < 3; kind++, sums += r.width) {
+        for (int kind = 0; kind < 3; kind++, sums += sum_at(r.width)) {
             if (kind == 0) {
 #pragma unroll 1
                 for (int i = 0; i < num_items; i++) {
                     phases.project_qkv(w.qkv, kv, position, s.items[i], tag);
+                    workers_sync(); // all are done with the weights and s.partials
                 }
-                __syncthreads(); // all warps are done with the weights
-                stage.copy_qkv(next);
+                stage.release(kQkv);
             } else if (kind == 1) {
 #pragma unroll 1
                 for (int i = 0; i < num_items; i++) {
                     phases.attend_audio(w.cross_query, layer, s.items[i], tag);
-                    __syncthreads();
+                    workers_sync();
                 }
-                stage.copy_cross(next);
+                stage.release(kCross);
             } else {
                 phases.run_mlp(w, sums);
-                __syncthreads();
-                stage.copy_mlp(next);
+                workers_sync();
+                stage.release(kMlp);
             }
 #pragma unroll 1
             for (int i = 0; kind < 2 && i < num_items; i++) {
@@ -126,12 +128,12 @@ __device__ inline void run_layers(const TokenRun &r, TokenShared &s, TokenStage<
                 }
                 phases.project_out(kind == 0 ? w.out : w.cross_out,
                                    kind == 0 ? r.stage.out : r.stage.cross_out, sums, item);
-                __syncthreads();
+                workers_sync();
             }
             if (kind == 0) {
-                stage.copy_out(kOut, r.stage.out, stage.layers[next].out);
+                stage.release(kOut);
             } else if (kind == 1) {
-                stage.copy_out(kCrossOut, r.stage.cross_out, stage.layers[next].cross_out);
+                stage.release(kCrossOut);
             } else {
                 stage.parity ^= 1;
             }
@@ -141,46 +143,53 @@ __device__ inline void run_layers(const TokenRun &r, TokenShared &s, TokenStage<
                               : is_end    ? r.text_norm
                                           : stage.layers[next].attn_norm;
             const float *bias = kind == 0 ? w.out.bias : kind == 1 ? w.cross_out.bias : w.mlp_out.bias;
-            normalise(s, r.width, is_end ? log_columns_out : kLogColumns<kType>, sums,
+            normalise(s, r.width, is_end ? log_columns_out : kLayerColumns<kType>, sums,
                       kind == 2 ? static_cast<int>(gridDim.x) : r.heads, bias, norm,
-                      [&] { stage.await(kind == 0 ? kCross : kind == 1 ? kMlp : kQkv); });
+                      [&] { stage.await_copies(kind == 0 ? kCross : kind == 1 ? kMlp : kQkv); });
         }
     }
 }
 
 // kType: of the layers' matrices; kEmbedding: of embedding and output projection.
 template <dw_type kType, dw_type kEmbedding>
-__global__ void __launch_bounds__(kTokenThreads, 1) token_kernel(const __grid_constant__ TokenRun r) {
+__global__ void __launch_bounds__(kLaunchThreads, 1)
+    token_kernel(const __grid_constant__ TokenRun r) {
     extern __shared__ __align__(128) char dynamic_shared[];
     TokenShared &s = *reinterpret_cast<TokenShared *>(dynamic_shared);
     LayerWeights *layers = reinterpret_cast<LayerWeights *>(dynamic_shared + sizeof(TokenShared));
     const int layer_words = r.num_layers * static_cast<int>(sizeof(LayerWeights) / 8);
 #pragma unroll 1
-    for (int i = threadIdx.x; i < layer_words; i += kTokenThreads) {
+    for (int i = threadIdx.x; i < layer_words; i += kLaunchThreads) {
         reinterpret_cast<uint64_t *>(layers)[i] = reinterpret_cast<const uint64_t *>(r.layers)[i];
     }
     if (threadIdx.x < kMaxBlocks) {
         s.table[threadIdx.x] = r.table[threadIdx.x];
     }
     const int num_items = list_items(r, s);
+    if (threadIdx.x == 0) {
+        s.is_done = 0;
+        for (int phase = 0; phase < kPhases; phase++) {
+            make_barrier(&s.copied[phase], 32);
+            make_barrier(&s.used[phase], 1);
+        }
+    }
     __syncthreads();
     TokenStage<kType> stage(r, s, layers,
-                                  dynamic_shared + sizeof(TokenShared) +
-                                      r.num_layers * sizeof(LayerWeights));
-    stage.copy_qkv(0);
-    stage.copy_out(kOut, r.stage.out, layers[0].out);
-    stage.copy_cross(0);
-    stage.copy_out(kCrossOut, r.stage.cross_out, layers[0].cross_out);
-    stage.copy_mlp(0);
+                            dynamic_shared + sizeof(TokenShared) +
+                                r.num_layers * sizeof(LayerWeights));
+    if (threadIdx.x >= kTokenThreads) {
+        stage.copy_all();
+        return;
+    }
 
     const int num_sums = r.num_layers * 3 * r.width;
     int token = r.inputs[0], num_new = 0;
 #pragma unroll 1
     for (int step = 0;; step++) {
-        uint64_t *sums = r.sums + (step % 2) * num_sums;
+        uint64_t *sums = r.sums + sum_at(step % 2 * num_sums);
         const uint32_t tag = r.tag + step * r.num_layers;
         load_embedding<kEmbedding>(r, s, token, r.position + step);
-        clear_sums(r.sums + (step + 1) % 2 * num_sums, num_sums); // the step before used them
+        clear_sums(r.sums + sum_at((step + 1) % 2 * num_sums), num_sums); // the step before used them
         run_layers<kType>(r, s, stage, num_items, r.position + step, sums, tag,
                           kLogColumns<kEmbedding>);
         if (threadIdx.x == 0) {
@@ -211,7 +220,7 @@ __global__ void __launch_bounds__(kTokenThreads, 1) token_kernel(const __grid_co
                 r.answers->num = num_new + 1;
             }
         }
-        __syncthreads();
+        workers_sync();
         if (!is_answer) {
             token = r.inputs[step + 1];
             continue;
@@ -223,10 +232,7 @@ __global__ void __launch_bounds__(kTokenThreads, 1) token_kernel(const __grid_co
             break;
         }
     }
-    for (const Phase phase : {kQkv, kOut, kCross, kCrossOut, kMlp}) {
-        stage.await(phase); // nothing may arrive in memory that is no longer ours
-    }
-    wait_copies<0>();
+    stage.end();
 }
 
 } // namespace
@@ -240,7 +246,7 @@ TokenKernel::TokenKernel(const dw_dimensions &dims, const dw_options &options, c
     layers_ = scratch.take(dims.n_text_layer * static_cast<int64_t>(sizeof(LayerWeights)));
     qkv_ = scratch.take(3ll * dims.n_text_state * 8);
     mixed_ = scratch.take(int64_t{dims.n_text_head} * parts_ * kMixedFloats * 8);
-    sums_ = scratch.take(2ll * dims.n_text_layer * 3 * dims.n_text_state * 8);
+    sums_ = scratch.take(2ll * dims.n_text_layer * 3 * dims.n_text_state * kSumStride * 8);
     choices_ = scratch.take(blocks_ * 8ll);
     logit_parts_ = scratch.take(blocks_ * 4 * 8ll);
 }
@@ -287,7 +293,7 @@ void TokenKernel::choose_grid(int device) {
     DW_CUDA(cudaFuncSetAttribute(kernel(), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                  shared_bytes_));
     int at_once = 0;
-    DW_CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&at_once, kernel(), kTokenThreads,
+    DW_CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&at_once, kernel(), kLaunchThreads,
                                                           shared_bytes_));
     if (at_once < 1) {
         fail(DW_UNSUPPORTED_DIMENSIONS,
@@ -356,7 +362,7 @@ void TokenKernel::launch(TokenRun run, cudaStream_t stream) {
     run.tag = next_tag_;
     next_tag_ += (kMaxRunInputs + kMaxChunk) * dims_.n_text_layer;
     void *arguments[] = {&run};
-    DW_CUDA(cudaLaunchCooperativeKernel(kernel(), dim3(blocks_), dim3(kTokenThreads), arguments,
+    DW_CUDA(cudaLaunchCooperativeKernel(kernel(), dim3(blocks_), dim3(kLaunchThreads), arguments,
                                         shared_bytes_, stream));
 }
 

@@ -19,8 +19,8 @@ template <dw_type kType> class TokenPhases {
                                 const Item &item, uint32_t tag) {
         const bool is_staged = r.stage.qkv >= 0;
         uint64_t *words = r.qkv + item.head * 3 * kHead + item.qkv_first;
-        multiply_rows<kType>(
-            item.qkv_num, s.normed, r.width / kColumns, matrix, r.width, 0,
+        multiply_normed<kType>(
+            s, item.qkv_num, r.width, matrix,
             [&](int row) { return stage_.qkv_index(item, row); },
             [&](int row, int index) { return row_at(matrix, r.stage.qkv, row, index); },
             [&](int row, int index, float product) {
@@ -56,8 +56,8 @@ template <dw_type kType> class TokenPhases {
                 s.value[channel] = __half2float(__float2half(value));
             }
         }
-        stage_.await(kOut);
-        __syncthreads();
+        stage_.await_copies(kOut);
+        workers_sync();
         float query[8];
         load_query(query);
         Mixed mixed = attend_keys<kTokenWarps>(query, position, pair, at);
@@ -74,6 +74,7 @@ template <dw_type kType> class TokenPhases {
             }
         }
         store_partials(mixed, s.partials);
+        workers_sync();
         merge_head(kTokenWarps);
     }
 
@@ -110,7 +111,7 @@ template <dw_type kType> class TokenPhases {
             if (piece == 0 && is_inside) {
                 const int index = item.row_first + row;
                 sum *= scale_at<kType>(matrix, index, r.width, item.head * kHead);
-                add_counted(sums + index, sum);
+                add_counted(sums + sum_at(index), sum);
             }
         }
     }
@@ -120,8 +121,8 @@ template <dw_type kType> class TokenPhases {
     __device__ void attend_audio(const Matrix &query_matrix, int layer, const Item &item,
                                  uint32_t tag) {
         const bool has_query = r.stage.cross_query >= 0;
-        multiply_rows<kType>(
-            kHead, s.normed, r.width / kColumns, query_matrix, r.width, 0,
+        multiply_normed<kType>(
+            s, kHead, r.width, query_matrix,
             [&](int row) { return item.head * kHead + row; },
             [&](int row, int index) {
                 return row_at(query_matrix, r.stage.cross_query, row, index);
@@ -131,7 +132,7 @@ template <dw_type kType> class TokenPhases {
                     has_query ? s.query_bias[row] : __ldg(query_matrix.bias + index);
                 s.head[row] = (product + bias) * 0.125f;
             });
-        __syncthreads();
+        workers_sync();
         const int lane = threadIdx.x % 8;
         float query[8];
         load_query(query);
@@ -148,6 +149,7 @@ template <dw_type kType> class TokenPhases {
                 v = *reinterpret_cast<const uint4 *>(values + key * kHead + lane * 8);
             });
         store_partials(mixed, s.partials);
+        workers_sync();
         if (threadIdx.x < kHead) {
             const Merged all = merge_partials(s.partials, kTokenWarps);
             uint64_t *out = mixed_of(item.head) + item.part * kMixedFloats;
@@ -160,7 +162,7 @@ template <dw_type kType> class TokenPhases {
 
     // The parts of one head to its result, in s.head. Before, all warps are done with s.partials.
     __device__ void merge_parts(int head, uint32_t tag) {
-        constexpr int kAtOnce = 3;
+        constexpr int kAtOnce = 5;
         const uint64_t *words = mixed_of(head);
         const int num = r.parts * kMixedFloats;
 #pragma unroll 1
@@ -178,8 +180,8 @@ template <dw_type kType> class TokenPhases {
                 }
             }
         }
-        stage_.await(kCrossOut);
-        __syncthreads();
+        stage_.await_copies(kCrossOut);
+        workers_sync();
         merge_head(r.parts);
     }
 
@@ -187,24 +189,24 @@ template <dw_type kType> class TokenPhases {
     __device__ void run_mlp(const LayerWeights &w, uint64_t *sums) {
         const int first = stage_.hidden_first, num = stage_.hidden_num, pieces = num / kColumns;
         const bool has_rows = r.stage.mlp_in >= 0, has_columns = r.stage.mlp_out >= 0;
-        multiply_rows<kType>(
-            num, s.normed, r.width / kColumns, w.mlp_in, r.width, 0,
+        multiply_normed<kType>(
+            s, num, r.width, w.mlp_in,
             [&](int row) { return first + row; },
             [&](int row, int index) { return row_at(w.mlp_in, r.stage.mlp_in, row, index); },
             [&](int row, int index, float product) {
                 product += has_rows ? s.hidden_bias[row] : __ldg(w.mlp_in.bias + index);
                 s.hidden[plane_at(row, pieces, kLogColumns<kType>)] = gelu(product);
             });
-        __syncthreads();
+        workers_sync();
         const char *rows = has_columns ? stage_.base + r.stage.mlp_out
                                        : static_cast<const char *>(w.mlp_out.data) +
                                              first / kColumns * 16;
         const int stride = has_columns ? pieces * 16 : 4 * stage_.row_bytes;
         auto add = [&](int row, float sum) {
-            add_counted(sums + row, sum);
+            add_counted(sums + sum_at(row), sum);
         };
         if (pieces >= 8) { // long rows, as few blocks have them: the lanes of a warp share a row
-            multiply_rows<kType>(
+            multiply_some<kType, 4>(
                 r.width, s.hidden, pieces, w.mlp_out, 4 * r.width, first, [](int row) { return row; },
                 [&](int row, int) { return rows + int64_t{row} * stride; },
                 [&](int row, int, float product) { add(row, product); });
@@ -241,7 +243,7 @@ template <dw_type kType> class TokenPhases {
             const Merged all = merge_partials(s.partials, num);
             s.head[threadIdx.x] = all.sum / all.total;
         }
-        __syncthreads();
+        workers_sync();
     }
     // Row `row` of what is copied ahead at `offset`, or row `index` of the matrix itself.
     __device__ const char *row_at(const Matrix &matrix, int offset, int row, int index) const {
