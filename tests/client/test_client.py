@@ -19,6 +19,7 @@ from duplex_asr.client import Control, EventStream, Missed, State, Transcript, a
 from duplex_asr.client.messages import PcmFormat, Reply, ReplyReader, encode_request, read_wav
 from duplex_asr.errors import RequestError, ServiceError
 from duplex_asr.service.runtime_dir import ServiceConfig
+from tests.service.test_control_requests import Committing
 from tests.service_doubles import PATIENCE_S, Room, next_item, run_without_leaks, speak_pcm
 
 MONO = PcmFormat(16_000, 2, 1)
@@ -175,6 +176,20 @@ def test_requests_are_answered(tmp_path: Path) -> None:
                 control.transcribe(speak_pcm(7), MONO, "de")
             assert caught.value.code == "language-not-supported"
             assert control.transcribe(b"", MONO) == ""
+
+    in_a_room(tmp_path, use)
+
+
+def test_committed_text_is_told_while_the_recording_is_sent(tmp_path: Path) -> None:
+    def use(room: Room) -> None:
+        committing = Committing(room, ["sev"])
+        pieces: list[str] = []
+        with Control(room.runtime_dir.control_path) as control:
+            text = control.transcribe(speak_pcm(7), MONO, on_committed=pieces.append)
+            assert (text, pieces) == ("seven", ["sev", "en"])
+            committing.pieces = []
+            assert control.transcribe(speak_pcm(1), MONO, on_committed=pieces.append) == "one"
+        assert pieces == ["sev", "en"]
 
     in_a_room(tmp_path, use)
 

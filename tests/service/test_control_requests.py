@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from wyoming.asr import Transcript
+from wyoming.audio import AudioChunk, AudioStop
+from wyoming.client import AsyncClient
 from wyoming.event import Event
 
 from duplex_asr.service import events
@@ -255,3 +258,24 @@ def test_a_client_that_is_sent_all_that_it_missed_still_has_room_for_replies(
             assert kinds["no-speech"] > 100
 
     run_without_leaks(run)
+
+
+def test_clients_that_do_not_stream_wait_for_the_transcript_and_get_it(tmp_path: Path) -> None:
+    """As Home Assistant does: read and ignore until the one type that counts has come, twice."""
+
+    async def run() -> list[str]:
+        texts = []
+        async with a_room(tmp_path) as (room, _):
+            committing = Committing(room, ["fi"])
+            async with AsyncClient.from_uri(f"unix://{room.runtime_dir.control_path}") as client:
+                for _ in range(2):
+                    await client.write_event(AudioChunk(16_000, 2, 1, speak_pcm(5)).event())
+                    await client.write_event(AudioStop().event())
+                    while (event := await client.read_event()) is not None:
+                        if Transcript.is_type(event.type):
+                            texts.append(Transcript.from_event(event).text)
+                            break
+            committing.pieces = []
+        return texts
+
+    assert run_without_leaks(run) == ["five", "five"]
