@@ -156,7 +156,7 @@ build_cuda() {
     if [[ $WITH_TESTS == yes ]]; then
         run "$NVCC" "${flags[@]}" "${WORK:-.}"/kernels-*.o "${WORK:-.}"/host-*.o \
             "${WORK:-.}"/reference-*.o "${WORK:-.}/tests-test_kernels.o" -o "${WORK:-.}/test_kernels"
-        run "$CXX" "${WORK:-.}/tests-test_engine.o" -ldl -o "${WORK:-.}/test_engine"
+        run "$CXX" "${WORK:-.}/tests-test_engine.o" "${WORK:-.}/host-tensors.o" -ldl -o "${WORK:-.}/test_engine"
         outputs+=(test_kernels test_engine)
     fi
     if [[ $DRY_RUN == no ]]; then

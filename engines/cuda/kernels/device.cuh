@@ -18,10 +18,6 @@ __device__ inline void copy_async(void *shared, const void *global, bool is_insi
                  "r"(is_inside ? 16 : 0)
                  : "memory");
 }
-__device__ inline void copy_float_async(float *shared, const float *global) {
-    const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(global) : "memory");
-}
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int kPending> __device__ inline void wait_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");

@@ -170,7 +170,7 @@ __global__ void __launch_bounds__(kLaunchThreads, 1)
         s.is_done = 0;
         for (int phase = 0; phase < kPhases; phase++) {
             make_barrier(&s.copied[phase], 32);
-            make_barrier(&s.used[phase], 1);
+            make_barrier(&s.used[phase], kTokenThreads);
         }
     }
     __syncthreads();

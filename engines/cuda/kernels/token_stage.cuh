@@ -1,7 +1,7 @@
 // Copies ahead: one warp of the block does nothing but copy the weights and keys that each phase of
 // the next layer needs from this block into shared memory. Every phase has its own place there, and
 // two mbarriers: `copied`, where each lane of the copying warp arrives when its copies have, and
-// `used`, where one worker arrives when all workers are done with what was there.
+// `used`, where each worker arrives when it is done with what was there.
 #pragma once
 
 #include "token_block.cuh"
@@ -68,17 +68,12 @@ template <dw_type kType> struct TokenStage {
 
     // Wait for what this layer's phase needs.
     __device__ void await_copies(Phase phase) const { await(&s.copied[phase], parity); }
-    // After a workers_sync().
-    __device__ void release(Phase phase) const {
-        if (threadIdx.x == 0) {
-            arrive(&s.used[phase]);
-        }
-    }
+    __device__ void release(Phase phase) const { arrive(&s.used[phase]); }
     __device__ void end() const {
         if (threadIdx.x == 0) {
             s.is_done = 1;
-            arrive(&s.used[kQkv]);
         }
+        arrive(&s.used[kQkv]);
     }
 
     // ---- the copying warp ----------------------------------------------------------------------------
