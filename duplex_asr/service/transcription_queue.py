@@ -39,6 +39,9 @@ class _Stage(Enum):
     FAILED = auto()  # or cancelled
 
 
+_ADOPTABLE = (_Stage.RUNNING, _Stage.DONE)
+
+
 @dataclass(eq=False)
 class TranscriptionJob:
     """One utterance and what to do with its text.
@@ -88,21 +91,23 @@ class TranscriptionJob:
             on_failure = self.on_failure
         on_failure(self, code, text)
 
-    def become(self, final: TranscriptionJob) -> Transcript | None:
-        """Take over what `final` is for; returns the answer if it is there already."""
-        with self._lock:
-            self.utterance, self.endpoint, self.rank = final.utterance, final.endpoint, final.rank
-            self.on_transcript, self.on_failure = final.on_transcript, final.on_failure
-            self.decided_at = final.decided_at
-            self.was_early = True
-            final.cancellation = self.cancellation
-            return self.transcript
+    def become(self, final: TranscriptionJob) -> _Stage:
+        """Take over what `final` is for, unless this waits still, failed or was given up on.
 
-    @property
-    def is_adoptable(self) -> bool:
-        """True if it has begun, and neither failed nor was given up on."""
-        has_begun = self._stage in (_Stage.RUNNING, _Stage.DONE)
-        return has_begun and not self.cancellation.is_set
+        Returns where it stood: RUNNING, it will answer; DONE, it has; all others, it did not.
+        """
+        with self._lock:  # so that it does not fail between the look and the taking over
+            if self.cancellation.is_set:
+                return _Stage.FAILED
+            if self._stage in _ADOPTABLE:
+                self.utterance, self.endpoint, self.rank = (
+                    final.utterance, final.endpoint, final.rank,
+                )  # fmt: skip
+                self.on_transcript, self.on_failure = final.on_transcript, final.on_failure
+                self.decided_at = final.decided_at
+                self.was_early = True
+                final.cancellation = self.cancellation
+            return self._stage
 
 
 class TranscriptionQueue:
@@ -153,12 +158,11 @@ class TranscriptionQueue:
         """Make an attempt at the same sound, if it has begun, do what `final` is for; its callback
         is called at once if the answer is there already. False: `final` must be put."""
         with self._changed:  # so that nobody cancels it for its rank meanwhile
-            if not attempt.is_adoptable:
-                return False
-            transcript = attempt.become(final)
-        if transcript is not None:
-            attempt.on_transcript(attempt, replace(transcript, utterance=attempt.utterance))
-        return True
+            stage = attempt.become(final)
+        if stage is _Stage.DONE:
+            assert attempt.transcript is not None
+            attempt.on_transcript(attempt, replace(attempt.transcript, utterance=attempt.utterance))
+        return stage in _ADOPTABLE
 
     def put_if_idle(self, job: TranscriptionJob) -> bool:
         """Queue a job if the engine would begin it at once."""

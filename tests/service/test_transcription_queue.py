@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from duplex_asr.asr.transcript import Transcript
+from duplex_asr.cancellation import Cancellation
 from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.service.transcription_queue import (
     Rank,
@@ -212,6 +213,32 @@ def test_an_attempt_that_failed_or_was_cancelled_is_no_answer() -> None:
         spoil(attempt)
         assert not queue.adopt(attempt, job("u1"))
         queue.finish(attempt)
+
+
+def test_an_attempt_that_fails_while_it_is_taken_over_tells_the_final() -> None:
+    failing: list[threading.Thread] = []
+
+    class FailsMeanwhile(Cancellation):
+        """Looking at it lets the transcribe thread find just then that the engine has failed."""
+
+        @property
+        def is_set(self) -> bool:
+            failing.append(threading.Thread(target=attempt.fail, args=("x", "")))
+            failing[-1].start()
+            failing[-1].join(0.05)  # it may have to wait until the attempt is taken over
+            return False
+
+    queue = TranscriptionQueue(4)
+    attempt, final = job("u1", Rank.SOURCE_ATTEMPT), job("u1")
+    told: list[str] = []
+    final.on_failure = lambda job, code, text: told.append(code)
+    queue.put(attempt)
+    assert queue.get() is attempt
+    attempt.cancellation = FailsMeanwhile()
+    is_adopted = queue.adopt(attempt, final)
+    for thread in failing:
+        thread.join()
+    assert told == (["x"] if is_adopted else [])
 
 
 def test_waiting_for_a_job_ends_with_it() -> None:
