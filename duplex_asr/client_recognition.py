@@ -117,7 +117,7 @@ class ClientRecognition:
     def cancel(self) -> None:
         """Stop everything that is still done for this recording."""
         self._told.end()
-        self._early.resume()
+        self._early.cancel()
         for cancellation in self._cancellations:
             cancellation.set()
         for text in self._texts:

@@ -134,9 +134,7 @@ class EarlyTranscription:
     def finish(self, final: TranscriptionJob) -> bool:
         """The utterance is over. True if the last attempt answers it; else `final` must be put
         into the queue, with what is known as its draft."""
-        if self._partial is not None:
-            self._partial.cancellation.set()
-            self._partial = None
+        self._cancel_partial()
         attempt, span = self._attempt, (final.utterance.start, final.utterance.end)
         if attempt is not None and (attempt.utterance.start, attempt.utterance.end) == span:
             if self._queue.adopt(attempt, final):
@@ -149,6 +147,16 @@ class EarlyTranscription:
         self._counts.add("misses")
         final.draft = self._known.draft
         return False
+
+    def cancel(self) -> None:
+        """Nobody wants to know any more."""
+        self.resume()
+        self._cancel_partial()
+
+    def _cancel_partial(self) -> None:
+        if self._partial is not None:
+            self._partial.cancellation.set()
+            self._partial = None
 
     def _job(self, utterance: Utterance, rank: Rank) -> TranscriptionJob:
         known = self._known

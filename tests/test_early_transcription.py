@@ -277,6 +277,21 @@ def test_a_client_that_goes_on_or_leaves_cancels_what_was_begun(tmp_path: Path) 
     run_without_leaks(scenario)
 
 
+def test_a_client_that_leaves_in_the_middle_of_a_word_cancels_its_partial(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        room = early_room(tmp_path, partial_interval_ms=100)
+        room.speech.gate.clear()
+        async with room.running():
+            client = await Client.open(room)
+            client.send("audio-start", {"rate": 16_000, "width": 2, "channels": 1})
+            client.send_chunk(speak_pcm(1)[: 2 * 16 * 190])
+            assert await next_item(room.speech.started) == "one"
+            await client.close()
+            assert await next_item(room.speech.stopped) == "one"
+
+    run_without_leaks(scenario)
+
+
 def test_a_client_is_told_what_is_committed_while_it_sends(tmp_path: Path) -> None:
     async def scenario() -> list[tuple[str, str | None]]:
         room = early_room(tmp_path, partial_interval_ms=100)
