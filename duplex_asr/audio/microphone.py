@@ -36,7 +36,6 @@ class MicrophoneSource:
 
     is_live = True
     is_paced = True
-    is_paced = True
 
     def __init__(self, device: str, capture_queue_ms: int, silent_after_ms: int) -> None:
         """Open the input device that `device` names, or the default one if empty; AudioError.
