@@ -46,7 +46,7 @@ class CudaConfig:
     library: str = ""  # the engine library; empty: the engine folder's, then the checkout's
     device: int = setting(0, minimum=0, maximum=63)
     block_tokens: int = setting(16, choices=(8, 16, 32, 64))
-    pool_tokens: int = setting(896, minimum=64, maximum=1_000_000)
+    pool_tokens: int = setting(640, minimum=64, maximum=1_000_000)
     max_audios: int = setting(2, minimum=1, maximum=1024)
     chunk_tokens: int = setting(8, minimum=1, maximum=8)
     timeout_ms: int = setting(5000, minimum=1, maximum=600_000)
