@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from wyoming.event import Event
 
 from duplex_asr.hearing.endpointer import Endpointer, NewId
 from tests.service_doubles import (
@@ -292,6 +293,10 @@ def test_a_client_that_leaves_in_the_middle_of_a_word_cancels_its_partial(tmp_pa
     run_without_leaks(scenario)
 
 
+def type_and_text(event: Event) -> tuple[str, str | None]:
+    return event.type, (event.data or {}).get("text")  # older versions of wyoming leave None
+
+
 def test_a_client_is_told_what_is_committed_while_it_sends(tmp_path: Path) -> None:
     async def scenario() -> list[tuple[str, str | None]]:
         room = early_room(tmp_path, partial_interval_ms=100)
@@ -303,11 +308,11 @@ def test_a_client_is_told_what_is_committed_while_it_sends(tmp_path: Path) -> No
                 client.send_chunk(speak_pcm(7)[: 2 * 16 * 20])
                 client.send("ping")
                 while (event := await client.next()).type != "pong":
-                    told.append((event.type, event.data.get("text")))
+                    told.append(type_and_text(event))
             client.send("audio-stop")
             while not told or told[-1][0] != "transcript-stop":
                 event = await client.next()
-                told.append((event.type, event.data.get("text")))
+                told.append(type_and_text(event))
             await client.close()
             return told
 
