@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -47,10 +47,12 @@ class Capture:
     process: subprocess.Popen
     samples: np.ndarray
     report: dict
+    lines: list[str] = field(default_factory=list)
 
     def until(self, notice: str) -> str:
         """Wait for a line that begins so."""
         for line in self.process.stdout:
+            self.lines.append(line)
             if line.startswith(notice):
                 return line
         raise AssertionError(f"the capture ended before {notice!r}")
@@ -115,11 +117,14 @@ def place_of(recording: np.ndarray, capture: np.ndarray) -> tuple[int, float]:
 
 @pytest.fixture(scope="module")
 def chirp(tmp_path_factory):
-    """One second that rises from 200 to 1000 Hz: it fits itself at one place only."""
+    """One second that rises from 200 to 1000 Hz: it fits itself at one place only.
+
+    A silence follows, since the last of what is played is still under way when `play` returns.
+    """
     path = tmp_path_factory.mktemp("chirp") / "chirp.wav"
     seconds = np.arange(48_000) / 48_000
     chirp = 0.5 * np.sin(2 * np.pi * (200 * seconds + 400 * seconds**2))
-    soundfile.write(path, chirp.astype(np.float32), 48_000)
+    soundfile.write(path, np.append(chirp, np.zeros(12_000)).astype(np.float32), 48_000)
     return path
 
 
@@ -211,10 +216,12 @@ def test_a_microphone_that_goes_away_is_found_again_and_positions_tell_the_time(
             lost = capture.until("lost")
             first.close()
             with open_sound_card(tmp_path):
-                found = capture.until("listening")
+                capture.until("listening")
     assert "microphone 'default' was lost: check that it is plugged in" in lost
-    lost_s = float(re.search(r"heard again after ([0-9.]+) s", found)[1])
-    assert capture.report["num_lost"] / 16_000 == pytest.approx(lost_s, abs=0.1)
+    # A card that is only half there may be found and lost once more.
+    outages_s = [float(each) for each in re.findall(r"after ([0-9.]+) s", " ".join(capture.lines))]
+    lost_s = capture.report["num_lost"] / 16_000
+    assert lost_s == pytest.approx(sum(outages_s), abs=0.1 * len(outages_s)), capture.lines
     assert capture.report["positions_are_whole"]
     assert len(capture.samples) / 16_000 <= capture.report["took_s"] + 0.2
 
