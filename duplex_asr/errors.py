@@ -4,6 +4,7 @@
     ├── ConfigError           2   a wrong option, key or value; systemd must not restart on it
     ├── EngineError           3   an engine folder is missing, damaged or built for something else
     │   └── CheckpointError   3   a model checkpoint cannot be read or is not a Whisper
+    ├── VoiceError            3   a voice is missing, damaged, or cannot speak a text
     ├── OutOfBlocksError      1   all KV memory is taken: this request is refused, the others go on
     ├── GpuLostError          1   the GPU refuses this process from now on: only a new one can go on
     ├── AudioError            4   a device or a recording cannot be opened or read
@@ -35,6 +36,12 @@ class EngineError(DuplexAsrError):
 
 class CheckpointError(EngineError):
     """A model checkpoint cannot be imported."""
+
+
+class VoiceError(DuplexAsrError):
+    """A voice cannot be loaded, or cannot speak a text."""
+
+    exit_code = 3
 
 
 class OutOfBlocksError(DuplexAsrError):

@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "audio": set(),
     "hearing": {"audio.frames"},
     "asr": {"audio.frames", "hearing.utterance"},
+    "tts": set(),
     "debugging": {
         "audio.frames",
         "audio.flac",
@@ -47,7 +48,10 @@ JOIN_STAGES = {
 }
 # Libraries that only one place may import.
 HOMES = {
-    "onnxruntime": "asr/",
+    "onnxruntime": ("asr/", "tts/voices/"),
+    "espeakng_loader": "tts/voices/espeak",
+    "piper": "tts/voices/piper.py",
+    "kokoro_onnx": "tts/voices/kokoro.py",
     "onnx": "asr/export/",
     "soundfile": "audio/",
     "sounddevice": "audio/devices.py",

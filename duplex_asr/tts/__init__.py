@@ -1,0 +1,1 @@
+"""Texts in, speech out: sentences as tokens come, voices, where the words are in their sound."""

@@ -1,0 +1,1 @@
+"""One file per voice; each imports its heavy library only when it is asked for."""
