@@ -156,7 +156,8 @@ build_cuda() {
     if [[ $WITH_TESTS == yes ]]; then
         run "$NVCC" "${flags[@]}" "${WORK:-.}"/kernels-*.o "${WORK:-.}"/host-*.o \
             "${WORK:-.}"/reference-*.o "${WORK:-.}/tests-test_kernels.o" -o "${WORK:-.}/test_kernels"
-        run "$CXX" "${WORK:-.}/tests-test_engine.o" "${WORK:-.}/host-tensors.o" -ldl -o "${WORK:-.}/test_engine"
+        run "$CXX" "${WORK:-.}/tests-test_engine.o" "${WORK:-.}/host-tensors.o" -ldl \
+            -o "${WORK:-.}/test_engine"
         outputs+=(test_kernels test_engine)
     fi
     if [[ $DRY_RUN == no ]]; then
@@ -213,7 +214,7 @@ list_kernels() {
         /Compiling entry function/ {
             name = $0; sub(/.*entry function .(void )?/, "", name); arch = name
             sub(/.*. for ./, "", arch); sub(/.$/, "", arch); sub(/. for .*/, "", name)
-            gsub(/dw::|\(anonymous namespace\)::/, "", name); sub(/\(.*/, "", name)
+            gsub(/dw::|\(anonymous namespace\)::|\([a-z ]+\)/, "", name); sub(/\(.*/, "", name)
         }
         /bytes stack frame/ { stack = $1; spills = $5 + $9 }
         /Used [0-9]+ registers/ {

@@ -15,6 +15,7 @@ from typing import Any
 
 import duplex_asr
 from duplex_asr.build_command import build
+from duplex_asr.check_command import check_config, naming
 from duplex_asr.errors import AudioError, DuplexAsrError, GpuLostError
 
 EXIT_CODES = """exit codes:
@@ -317,38 +318,6 @@ def devices(options: argparse.Namespace) -> int:
     return 0
 
 
-def check_config(options: argparse.Namespace) -> int:
-    """`duplex-asr check-config`."""
-    from dataclasses import asdict
-
-    from duplex_asr.asr.engines import find_engine
-    from duplex_asr.asr.engines.cuda_library import CudaLibrary, find_library
-    from duplex_asr.asr.manifest import TOKENIZER_NAME, check_files, read_manifest
-    from duplex_asr.asr.tokenizer import Tokenizer, read_ranks
-    from duplex_asr.audio.sources import check_source
-    from duplex_asr.config import load_config
-    from duplex_asr.service.listening import check_service
-
-    config = load_config(options.file)
-    check_source(config.audio.source)
-    check_service(config.service)
-    folder = find_engine(config.engine.path)
-    manifest = read_manifest(folder)
-    check_files(folder, manifest)
-    if manifest.backend == "cuda":
-        CudaLibrary(find_library(config.cuda.library, folder))
-    dimensions = manifest.dimensions
-    ranks = read_ranks(folder / TOKENIZER_NAME)
-    tokenizer = Tokenizer(ranks, dimensions.n_vocab, dimensions.is_multilingual)
-    tokenizer.prompt(config.transcription.language)
-    if options.json:
-        print(json.dumps(asdict(config), indent=2))
-    else:
-        what = options.file or "the default configuration"
-        print(f"{what}: good; engine {folder} ({manifest.name}, {manifest.precision}): whole")
-    return 0
-
-
 def serve(options: argparse.Namespace) -> int:
     """`duplex-asr serve`: signals are caught before anything that takes time."""
     from duplex_asr.stop_signals import StopSignals
@@ -359,6 +328,7 @@ def serve(options: argparse.Namespace) -> int:
         from duplex_asr.config import load_config
         from duplex_asr.daemon import ServeOptions
         from duplex_asr.serve import serve as run_daemon
+        from duplex_asr.service.listening import check_service
 
         logging.basicConfig(
             level=logging.DEBUG if options.verbose else logging.INFO,
@@ -373,6 +343,8 @@ def serve(options: argparse.Namespace) -> int:
         serve_options = ServeOptions(
             exit_at_end=options.exit_at_end, wait_for_listener=options.wait_for_listener
         )
+        with naming(options.config):
+            check_service(config.service)
         return run_daemon(config, serve_options, signals)
 
 

@@ -133,7 +133,11 @@ class Daemon:
     def _status_sections(self) -> dict[str, Callable[[], Any]]:
         return {
             "engine": lambda: describe_engine(self._known_speech()),
-            "source": lambda: {"name": self._source.name, "is_live": self._source.is_live},
+            "source": lambda: {
+                "name": self._source.name,
+                "device": self._source.device,
+                "is_live": self._source.is_live,
+            },
             "queues": lambda: {"utterances": self._queue.num_waiting},
             "drops": lambda: {"input_overflows": self._source.num_overflows},
             "speculation": self._speculation.as_dict,

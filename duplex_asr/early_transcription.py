@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -62,7 +63,8 @@ class _Known:
 
     agreement: Agreement = field(default_factory=Agreement)
     draft: tuple[int, ...] = ()
-    ending: tuple[str, Ending] | None = None  # of the text of the last pause, with its utterance
+    # Of the text of the last pause, with its utterance, until somebody has taken it.
+    ending: deque[tuple[str, Ending]] = field(default_factory=lambda: deque(maxlen=1))
 
 
 class EarlyTranscription:
@@ -87,6 +89,8 @@ class EarlyTranscription:
         self._on_hypothesis = on_hypothesis
         self._attempt: TranscriptionJob | None = None
         self._partial: TranscriptionJob | None = None
+        self._telling = threading.Lock()
+        self._told: TranscriptionJob | None = None  # the last one whose text was in time
         self._next_partial = 0
         self._known = _Known()
 
@@ -106,9 +110,11 @@ class EarlyTranscription:
         """The speaker has gone on: what is done for the last pause is in vain."""
         attempt, self._attempt = self._attempt, None
         if attempt is not None:
-            if attempt.transcript is not None:
+            with self._telling:  # either it was told, or `hear` will find it cancelled
+                attempt.cancellation.set()
+                told, self._told = self._told, None
+            if told is attempt and attempt.transcript is not None:
                 self._counts.add("wasted_ms", round(attempt.transcript.timings.total_ms))
-            attempt.cancellation.set()
 
     def wait(self) -> None:
         """Wait for the answer to the last pause, where the result may not depend on time."""
@@ -117,8 +123,8 @@ class EarlyTranscription:
 
     def take_ending(self) -> tuple[str, Ending] | None:
         """The utterance and how its text ends, once after each answer to a pause."""
-        ending, self._known.ending = self._known.ending, None
-        return ending
+        ending = self._known.ending
+        return ending.pop() if ending else None
 
     def is_partial_due(self, position: int) -> bool:
         """True if a partial is due and would be begun at once."""
@@ -162,7 +168,10 @@ class EarlyTranscription:
         known = self._known
 
         def hear(job: TranscriptionJob, transcript: Transcript) -> None:
-            if job.cancellation.is_set:  # too late: the utterance has gone on, or is over
+            with self._telling:
+                is_late = job.cancellation.is_set  # the utterance has gone on, or is over
+                self._told = self._told if is_late else job
+            if is_late:
                 self._note_loss(job, "", "")
             else:
                 self._hear(known, job, transcript)
@@ -174,7 +183,7 @@ class EarlyTranscription:
     def _hear(self, known: _Known, job: TranscriptionJob, transcript: Transcript) -> None:
         known.draft = transcript.tokens
         if job.rank is not Rank.PARTIAL:
-            known.ending = (job.utterance.id, ending_of(transcript.text))
+            known.ending.append((job.utterance.id, ending_of(transcript.text)))
         if transcript.rejected is None:
             self._counts.add("partials")
             self._on_hypothesis(Hypothesis(transcript, known.agreement.push(transcript.text)))

@@ -25,7 +25,6 @@ from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.hearing.vad import load_detector
 from duplex_asr.loaded_speech import LoadedSpeech
 from duplex_asr.service.control_session import RecognizerInfo
-from duplex_asr.service.listening import check_service
 from duplex_asr.service.runtime_dir import RuntimeDir, find_runtime_dir
 from duplex_asr.service.systemd_sockets import take_over
 from duplex_asr.stop_signals import StopSignals
@@ -43,7 +42,6 @@ def serve(config: Config, options: ServeOptions, signals: StopSignals) -> int:
     Raises DuplexAsrError if it cannot start.
     """
     handed_over = take_over(os.environ)
-    check_service(config.service)
     return_freed_memory()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     engine_folder = find_engine(config.engine.path)

@@ -129,6 +129,7 @@ class ScriptedSource:
     """A source whose sound a test hands over, live or not; `end` ends it, with or without error."""
 
     name = "microphone"
+    device = "a scripted one"
 
     def __init__(self, is_live: bool = True) -> None:
         self.is_live = is_live

@@ -137,6 +137,7 @@ def test_check_config_reads_configuration_and_engine(engine: Path, tmp_path: Pat
         ('[audio]\nsource = "microfone"', "source 'microfone' is not understood"),
         ('[transcription]\nlanguage = "xx"', "transcription.language = 'xx'"),
         ("[endpointer]\nthreshold = 0.1\nrelease_threshold = 0.9", "must not be above"),
+        ('[service]\nevents_group = "no-such-group"', 'events_group = "no-such-group"'),
     ],
 )
 def test_check_config_finds_what_serve_would_fail_on(
@@ -150,6 +151,8 @@ def test_check_config_finds_what_serve_would_fail_on(
         answer = run(*command)
         assert answer.returncode == 2, answer.stderr
         assert message in answer.stderr and "Traceback" not in answer.stderr
+        if command[0] == "check-config" and "language" not in text:
+            assert str(path) in answer.stderr
 
 
 def test_a_full_disk_is_named(engine: Path, recording: Path) -> None:

@@ -164,6 +164,7 @@ def test_levels_come_ten_times_a_second_and_only_to_who_asked(tmp_path: Path) ->
             await listener.until("state", state="listening")
             room.source.say(1)
             heard = [await listener.next() for _ in range(3)]  # and no level
+            await asyncio.to_thread(room.source.until_heard)  # the silence after the word, too
             listener.writer.write(b'{"type": "subscribe", "events": ["level"]}\n')
             await listener.until("subscribed")
             room.source.say(1)

@@ -44,6 +44,7 @@ JOIN_STAGES = {
     "source_recognition.py",
     "config.py",
     "build_command.py",
+    "check_command.py",
     "cli.py",
 }
 # Libraries that only one place may import.

@@ -31,6 +31,7 @@ class FileSource:
     num_nonfinite: samples of a float recording that were NaN or infinite and became 0.
     """
 
+    device = ""
     is_live = False
     num_overflows = 0
 

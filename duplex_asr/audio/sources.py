@@ -40,6 +40,7 @@ class Source(Protocol):
     """Something that can be heard, open until `close`.
 
     name: the text it can be opened with again.
+    device: the stable name of the sound card; "" if there is none.
     is_live: sound goes on while nobody takes it, and is lost in the end; all others wait.
     is_paced: sound may come at the pace at which it was made; if not, it comes as fast as it is
     taken.
@@ -48,6 +49,9 @@ class Source(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def device(self) -> str: ...
 
     @property
     def is_live(self) -> bool: ...

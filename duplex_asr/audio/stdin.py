@@ -63,6 +63,7 @@ class StdinSource:
     frames that are there, then AudioError.
     """
 
+    device = ""
     is_live = False
     is_paced = True
     num_overflows = 0

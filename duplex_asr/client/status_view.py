@@ -14,7 +14,8 @@ def describe_status(status: dict[str, Any]) -> str:
         ("state", _joined(status.get("state"), _in_brackets(status.get("reason")))),
         ("running for", f"{_duration(status.get('uptime_ms', 0))} (pid {status.get('pid')}, "
                         f"run {status.get('run')}, version {status.get('version')})"),
-        ("source", status.get("source", {}).get("name", "")),
+        ("source", _joined(status.get("source", {}).get("name"),
+                           status.get("source", {}).get("device"))),
         ("engine", _joined(engine.get("name") or "loading ...", engine.get("backend"),
                            ",".join(engine.get("languages", ())), engine.get("folder"))),
         ("waiting", _counts(status.get("queues", {}))),
@@ -22,6 +23,7 @@ def describe_status(status: dict[str, Any]) -> str:
         ("errors", _counts(status.get("errors", {}))),
         ("drops", _counts(status.get("drops", {}))),
         ("speculation", _counts(status.get("speculation", {}))),
+        ("utterances", _counts(status.get("utterances", {}))),
     ]  # fmt: skip
     lines = [f"{name:{WIDTH}}{text}" for name, text in rows if text]
     lines += _timings(status.get("timings", {}))

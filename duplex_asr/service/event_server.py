@@ -128,7 +128,8 @@ class _Reader(asyncio.BufferedProtocol):
         self.feed.pause()
 
     def resume_writing(self) -> None:
-        self.feed.resume()
+        if not self._is_refused:  # the reason was the last that it is told
+            self.feed.resume()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return memoryview(self._request)[self._num_received :]

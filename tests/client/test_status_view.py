@@ -29,7 +29,7 @@ def test_the_command_shows_a_running_daemon_to_people_and_to_programs(tmp_path: 
 
     shown, as_json = run_without_leaks(run)
     lines = dict(line.split(maxsplit=1) for line in shown.splitlines())
-    assert lines["state"] == "listening" and lines["source"] == "microphone"
+    assert lines["state"] == "listening" and lines["source"] == "microphone  a scripted one"
     assert "transcript 1" in lines["published"] and "(1 transcripts)" in lines["latency_ms"]
     assert lines["clients"].startswith("events.sock")
     status = json.loads(as_json)
