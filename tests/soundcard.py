@@ -23,7 +23,7 @@ STARTUP_TIMEOUT_S = 20
 MODULES = """
 .fail
 load-module module-native-protocol-unix auth-anonymous=1 socket={socket}
-load-module module-null-sink sink_name=speaker rate=48000 channels=2
+load-module module-null-sink sink_name=speaker rate=48000 channels=2 norewinds=1
 load-module module-null-sink sink_name=room rate={rate} channels=1 norewinds=1
 load-module module-remap-source source_name=microphone master=room.monitor
 set-default-sink speaker

@@ -118,8 +118,9 @@ def test_only_the_daemon_starts_threads(module: str) -> None:
         assert "threading.Thread(" not in source
 
 
-def test_the_recording_process_imports_nothing_heavy() -> None:
-    program = "import sys, duplex_asr.audio.capture_process; print(*sys.modules)"
+@pytest.mark.parametrize("module", ["capture_process", "playback_process"])
+def test_a_process_with_a_sound_device_imports_nothing_heavy(module: str) -> None:
+    program = f"import sys, duplex_asr.audio.{module}; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     ).stdout.split()

@@ -1,36 +1,26 @@
-"""A microphone in, records of its sound on standard output: a program that can be thrown away.
+"""A microphone in, records of its sound on standard output; see sound_program.py.
 
     python -m duplex_asr.audio.capture_process DEVICE [--exact] [--quiet]
 
-PortAudio lists devices once in its life, and the libraries below it can hang for good when a sound
-server dies or stops to answer, or crash. So they live in a process of their own, which the daemon
-kills and starts anew. It opens the device, waits for a byte on standard input, records, and ends
-with standard input, that is, with the daemon. It imports no numpy and nothing else that is heavy.
+It opens the device, waits for a byte on standard input, records, and ends with standard input.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
-import sys
-from collections.abc import Iterator
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
-from duplex_asr.audio.capture_wire import (
-    CaptureBlock,
-    CaptureFailure,
-    CaptureFormat,
-    encode,
-)
+from duplex_asr.audio.capture_wire import CaptureBlock, encode_block
 from duplex_asr.audio.device_names import Device, find_input_device
 from duplex_asr.audio.devices import list_devices, load_portaudio
+from duplex_asr.audio.records import DeviceFormat, encode_format
+from duplex_asr.audio.sound_program import STDIN, RecordPipe, fail, run, silenced
 from duplex_asr.errors import AudioError
 
 BLOCK_MS = 20  # what one callback brings: few wake-ups, and little delay
 PREFERRED_RATE = 16_000  # what everything behind the microphone takes
-STDIN, STDOUT, STDERR = 0, 1, 2
 
 
 class Capture:
@@ -46,7 +36,7 @@ class Capture:
         self._device = device
         self._num_captured = 0
         self._num_overflows = 0
-        self._unsent = b""  # of a block that did not fit as a whole
+        self._pipe = RecordPipe(pipe_fd)
         self.rate, self.channels = self._choose_format()
         self._stream = self._open_stream()
 
@@ -97,27 +87,14 @@ class Capture:
         """PortAudio's callback: pass on, count, and leave at once."""
         if status.input_overflow:
             self._num_overflows += 1
-        self._send(self._unsent)
-        if self._unsent:
+        block = CaptureBlock(self._num_captured, self._num_overflows, bytes(pcm))
+        if not self._pipe.send(encode_block(block)):
             self._num_overflows += 1
-        else:
-            block = CaptureBlock(self._num_captured, self._num_overflows, bytes(pcm))
-            self._send(encode(block))
         self._num_captured += num_frames
-
-    def _send(self, data: bytes) -> None:
-        """Write what fits; the rest of a record that has begun has to follow."""
-        try:
-            self._unsent = data[os.write(self._pipe_fd, data) :] if data else data
-        except BlockingIOError:
-            self._unsent = data
-        except BrokenPipeError:  # the daemon is gone, or wants no more
-            os._exit(1)
 
     def _end(self) -> None:
         """PortAudio's report that no callback will follow."""
-        os.set_blocking(self._pipe_fd, True)
-        self._send(self._unsent)
+        self._pipe.finish()
         reason = (
             f"microphone {self._device.name!r} was lost:"
             " check that it is plugged in and that its sound server runs"
@@ -125,59 +102,17 @@ class Capture:
         fail(self._pipe_fd, AudioError(reason))
 
 
-def fail(pipe_fd: int, reason: AudioError) -> NoReturn:
-    """End the process with the reason as its last record."""
-    os.set_blocking(pipe_fd, True)
-    with contextlib.suppress(BrokenPipeError):
-        os.write(pipe_fd, encode(CaptureFailure(str(reason))))
-    leave(reason.exit_code)
-
-
-def leave(exit_code: int) -> NoReturn:
-    sys.stderr.flush()
-    os._exit(exit_code)  # PortAudio's own end would wait for a sound server that may be dead
-
-
-def capture(device_name: str, is_exact: bool, is_quiet: bool, pipe_fd: int) -> None:
+def capture(options: argparse.Namespace, pipe_fd: int) -> None:
     """Capture until standard input ends; AudioError if the device cannot be opened."""
-    with silenced() if is_quiet else contextlib.nullcontext():
+    with silenced(options.quiet):
         portaudio = load_portaudio()
-        device = find_input_device(device_name, list_devices(), is_exact=is_exact)
+        device = find_input_device(options.device, list_devices(), is_exact=options.exact)
         opened = Capture(portaudio, device, pipe_fd)
-    os.write(pipe_fd, encode(CaptureFormat(device.name, opened.rate, opened.channels)))
+    os.write(pipe_fd, encode_format(DeviceFormat(device.name, opened.rate, opened.channels)))
     if os.read(STDIN, 1):
         opened.start()
         os.read(STDIN, 1)
 
 
-@contextlib.contextmanager
-def silenced() -> Iterator[None]:
-    """Keep sound libraries from saying once more what is missing, every five seconds."""
-    usual = os.dup(STDERR)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, STDERR)
-    try:
-        yield
-    finally:
-        os.dup2(usual, STDERR)
-        os.close(usual)
-        os.close(nowhere)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("device", help="as in microphone:NAME; empty: the default one")
-    parser.add_argument("--exact", action="store_true", help="DEVICE is the whole name")
-    parser.add_argument("--quiet", action="store_true", help="hide what libraries say on opening")
-    options = parser.parse_args()
-    pipe_fd = os.dup(STDOUT)
-    os.dup2(STDERR, STDOUT)  # what a library may print must not get among the records
-    try:
-        capture(options.device, options.exact, options.quiet, pipe_fd)
-    except AudioError as exc:
-        fail(pipe_fd, exc)
-    leave(0)
-
-
 if __name__ == "__main__":
-    main()
+    run(capture, argparse.ArgumentParser(description="Record a microphone."))

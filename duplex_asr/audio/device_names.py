@@ -46,20 +46,36 @@ def find_input_device(text: str, devices: Sequence[Device], *, is_exact: bool = 
     AudioError: none or several match; it lists the devices to choose from.
     """
     inputs = [device for device in devices if device.input_channels > 0]
-    listing = "; ".join(f"{device.index}: {device.name!r}" for device in inputs)
     if not inputs:
         raise AudioError(
             "no microphone found: plug one in, or start the sound server"
             " (duplex-asr devices lists what is there)"
         )
     if not text:
-        defaults = [device for device in inputs if device.is_default_input]
-        return (defaults or inputs)[0]
-    matches = [each for each in inputs if text == each.name]
+        return next((each for each in inputs if each.is_default_input), inputs[0])
+    return _find(text, inputs, "microphone", is_exact)
+
+
+def find_output_device(text: str, devices: Sequence[Device], *, is_exact: bool = False) -> Device:
+    """The same for a device that plays."""
+    outputs = [device for device in devices if device.output_channels > 0]
+    if not outputs:
+        raise AudioError(
+            "no speaker found: plug one in, or start the sound server"
+            " (duplex-asr devices lists what is there)"
+        )
+    if not text:
+        return next((each for each in outputs if each.is_default_output), outputs[0])
+    return _find(text, outputs, "speaker", is_exact)
+
+
+def _find(text: str, devices: Sequence[Device], kind: str, is_exact: bool) -> Device:
+    matches = [each for each in devices if text == each.name]
     if not is_exact:
-        matches += [each for each in inputs if text == str(each.index)]
-        matches = matches or [each for each in inputs if text.lower() in each.name.lower()]
+        matches += [each for each in devices if text == str(each.index)]
+        matches = matches or [each for each in devices if text.lower() in each.name.lower()]
     if len(matches) == 1:
         return matches[0]
     problem = "fits several devices" if matches else "does not exist"
-    raise AudioError(f"microphone {text!r} {problem}: choose one of {listing}")
+    listing = "; ".join(f"{device.index}: {device.name!r}" for device in devices)
+    raise AudioError(f"{kind} {text!r} {problem}: choose one of {listing}")

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from duplex_asr.audio.capture_process import BLOCK_MS
-from duplex_asr.audio.capture_wire import CaptureFormat
 from duplex_asr.audio.frames import FRAME_SAMPLES, SAMPLE_RATE, Frame, FrameCutter, Samples
 from duplex_asr.audio.input_check import InputCheck
 from duplex_asr.audio.recorder import Block, Recorder
+from duplex_asr.audio.records import DeviceFormat
 from duplex_asr.audio.resampling import Resampler, mix_to_mono
 from duplex_asr.audio.source_notices import SourceNotice
 from duplex_asr.errors import AudioError
@@ -151,7 +151,7 @@ def lost_samples(elapsed_s: float) -> int:
 class BlockStream:
     """The blocks of one recorder as frames; what is missing between two of them is zeros."""
 
-    def __init__(self, capture: CaptureFormat, position: int, silent_after_ms: int) -> None:
+    def __init__(self, capture: DeviceFormat, position: int, silent_after_ms: int) -> None:
         self._rate = capture.rate
         self._resampler = Resampler(capture.rate)
         self._check = InputCheck(capture.name, capture.rate, silent_after_ms)

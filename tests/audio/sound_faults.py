@@ -26,13 +26,24 @@ def refusing_check(*args, samplerate, **options):
 
 sounddevice.check_input_settings = refusing_check
 """
+TWO_CHANNELS_AT_ITS_OWN_RATE = """
+import sounddevice
+check = sounddevice.check_output_settings
+
+def refusing_check(*args, samplerate, channels, **options):
+    if samplerate == 16_000 or channels == 1:
+        raise sounddevice.PortAudioError("Invalid sample rate", -9997)
+    check(*args, samplerate=samplerate, channels=channels, **options)
+
+sounddevice.check_output_settings = refusing_check
+"""
 BUSY = """
 import sounddevice
 
 def busy(*args, **options):
     raise sounddevice.PortAudioError("Device unavailable", -9985)
 
-sounddevice.RawInputStream = busy
+sounddevice.RawInputStream = sounddevice.RawOutputStream = busy
 """
 DOES_NOT_START = """
 import sounddevice
@@ -40,7 +51,7 @@ import sounddevice
 def fail(*args):
     raise sounddevice.PortAudioError("Unanticipated host error", -9999)
 
-sounddevice.RawInputStream.start = fail
+sounddevice.RawInputStream.start = sounddevice.RawOutputStream.start = fail
 """
 PRINTS = """
 import os, sounddevice
@@ -55,6 +66,7 @@ sounddevice.check_input_settings = printing_check
 CRASHES = """
 import os, sounddevice
 sounddevice.check_input_settings = lambda *args, **options: os.abort()
+sounddevice.check_output_settings = sounddevice.check_input_settings
 """
 
 

@@ -1,6 +1,11 @@
 import pytest
 
-from duplex_asr.audio.device_names import Device, find_input_device, stable_names
+from duplex_asr.audio.device_names import (
+    Device,
+    find_input_device,
+    find_output_device,
+    stable_names,
+)
 from duplex_asr.errors import AudioError
 
 
@@ -66,3 +71,17 @@ def test_what_is_not_found_or_ambiguous_is_answered_with_the_choice(text, proble
 def test_without_any_input_the_error_says_what_to_do():
     with pytest.raises(AudioError, match="no microphone found: plug one in"):
         find_input_device("", [DEVICES[1]])
+
+
+def test_what_plays_is_found_among_the_outputs_alone():
+    speakers = [
+        Device(0, "USB Mic", 1, 0, 48_000, True, False),
+        Device(1, "HDMI 0", 0, 8, 48_000, False, False),
+        Device(2, "Headset", 1, 2, 48_000, False, True),
+    ]
+    assert find_output_device("", speakers).index == 2
+    assert find_output_device("hdmi", speakers).index == 1
+    with pytest.raises(AudioError, match="speaker 'USB Mic' does not exist: choose one of 1: 'HD"):
+        find_output_device("USB Mic", speakers)
+    with pytest.raises(AudioError, match="no speaker found: plug one in"):
+        find_output_device("", speakers[:1])

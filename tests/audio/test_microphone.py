@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from duplex_asr.audio.capture_wire import CaptureFormat
 from duplex_asr.audio.files import FileSource
 from duplex_asr.audio.frames import FrameCutter
 from duplex_asr.audio.microphone import BlockStream, MicrophoneSource
 from duplex_asr.audio.recorder import Block
+from duplex_asr.audio.records import DeviceFormat
 from duplex_asr.errors import AudioError
 from duplex_asr.hearing.endpointer import Endpointer, EndpointerConfig
 from duplex_asr.hearing.utterance import Utterance
@@ -269,7 +269,7 @@ def test_a_program_that_is_killed_takes_its_recording_process_with_it(sound_card
         (BUSY, "default", "microphone 'default' cannot be opened (Device unavailable"),
         (BUSY, "", "if another program uses it, or choose one of 'default'"),
         (NOT_INSTALLED, "", "not installed, without which there is no microphone: apt install"),
-        (CRASHES, "", "cannot be opened: the process that records it ended"),
+        (CRASHES, "", "cannot be opened: the process that handles it ended"),
     ],
     ids=["unknown", "busy", "others", "no PortAudio", "crash"],
 )
@@ -309,7 +309,7 @@ def test_a_device_whose_clock_is_off_loses_nothing_and_drifts_by_as_much(rate):
     clicks = (true_rate * np.arange(1, 60 * minutes)).round().astype(int)
     sound = np.zeros(int(60 * minutes * true_rate), np.float32)
     sound[clicks[:, None] + np.arange(8)] = 0.5
-    stream = BlockStream(CaptureFormat("Mic", rate, 1), position=0, silent_after_ms=0)
+    stream = BlockStream(DeviceFormat("Mic", rate, 1), position=0, silent_after_ms=0)
     block = rate // 50
     frames = []
     for start in range(0, len(sound), block):
