@@ -13,6 +13,7 @@ from duplex_asr.asr.engines import EngineConfig
 from duplex_asr.asr.engines.cuda import CudaConfig
 from duplex_asr.asr.transcriber import TranscriptionConfig
 from duplex_asr.audio.sources import AudioConfig
+from duplex_asr.barge_in import BargeInConfig
 from duplex_asr.debugging.saved_utterances import DebugConfig
 from duplex_asr.errors import ConfigError
 from duplex_asr.hearing.endpointer import EndpointerConfig
@@ -40,6 +41,7 @@ class Config:
     engine: EngineConfig = field(default_factory=EngineConfig)
     cuda: CudaConfig = field(default_factory=CudaConfig)
     transcription: TranscriptionConfig = field(default_factory=TranscriptionConfig)
+    barge_in: BargeInConfig = field(default_factory=BargeInConfig)
     service: ServiceConfig = field(default_factory=ServiceConfig)
     debug: DebugConfig = field(default_factory=DebugConfig)
 

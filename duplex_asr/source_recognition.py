@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from duplex_asr.asr.transcript import Transcript
 from duplex_asr.audio.frames import SAMPLES_PER_MS, Samples
 from duplex_asr.audio.level import LevelMeter, SoundLevel
 from duplex_asr.audio.source_notices import SourceNotice
 from duplex_asr.audio.sources import Source
+from duplex_asr.barge_in import BargeIn
 from duplex_asr.early_transcription import EarlyTranscription, Hypothesis, SpeculationCounts
 from duplex_asr.hearing.endpointer import (
     Endpointer,
@@ -43,6 +46,7 @@ class SourceRecognition:
     wants: whether anybody reads events of a class; partials and levels are not made for nobody.
     language: of the transcripts, known as soon as the engine is loaded.
     keep: is given the sound of each utterance with its last event; must not wait.
+    barge_in: is told of whoever speaks, since the device may be speaking itself.
     Sound that comes at its own pace is transcribed early; sound that comes as fast as it can be
     taken has no pauses to work in, but for what the endpointer wants to know of the text.
     """
@@ -59,8 +63,10 @@ class SourceRecognition:
         is_stopping: Callable[[], bool],
         counts: SpeculationCounts,
         partial_interval_ms: int,
+        barge_in: BargeIn | None = None,
     ) -> None:
         self.language = ""
+        self._barge_in = barge_in
         self._source = source
         self._new_endpointer = new_endpointer
         self._queue = queue
@@ -98,6 +104,8 @@ class SourceRecognition:
                 end = frame.end
                 heard = endpointer.push(frame)
                 self._hear(heard, end)
+                if self._barge_in is not None:
+                    self._barge_in.advance(end)
                 self._work_early(endpointer, heard, end)
                 if self._wants(events.Level) and (level := meter.push(frame)):
                     self._publish_level(level, endpointer.speech_probability)
@@ -115,8 +123,11 @@ class SourceRecognition:
             if (ending := self._early.take_ending()) is not None:
                 endpointer.expect(*ending)
         if endpointer.is_speaking and self._early.is_partial_due(position):
-            if self._wants(events.Partial):
+            if self._wants(events.Partial) or self._wants_words():
                 self._early.partial(endpointer.so_far())
+
+    def _wants_words(self) -> bool:
+        return self._barge_in is not None and self._barge_in.wants_words
 
     def _publish_notice(self, notice: SourceNotice) -> None:
         if notice.kind in ("lost", "listening"):
@@ -137,6 +148,8 @@ class SourceRecognition:
         source = self._source.name
         for each in heard:
             if isinstance(each, VoiceStarted):
+                if self._barge_in is not None:  # before anything that takes time
+                    self._barge_in.voice_started(each.utterance_id, time.monotonic())
                 self._early.begin(each.position)
                 start_ms = each.position // SAMPLES_PER_MS
                 self._publish(events.VoiceStarted(source, each.utterance_id, start_ms))
@@ -149,6 +162,8 @@ class SourceRecognition:
                 self._take_utterance(each, position)
 
     def _take_utterance(self, utterance: Utterance, endpoint: int) -> None:
+        if self._barge_in is not None:
+            self._barge_in.voice_stopped(utterance.id, endpoint)
         self._publish(
             events.VoiceStopped(
                 self._source.name,
@@ -195,8 +210,11 @@ class SourceRecognition:
         event = events.Error(code, text, self._source.name, job.utterance.id)
         self._publish(event)
         self._keep(job.utterance.samples, event)
+        if self._barge_in is not None:
+            self._barge_in.text_is_final(job.utterance.id)
 
     def _publish_transcript(self, job: TranscriptionJob, transcript: Transcript) -> None:
+        transcript, was_over_speech = self._against_speech(transcript)
         timings = measure(job, transcript)
         speculative: events.Speculation = "hit" if job.was_early else "miss"
         event = events.from_transcript(
@@ -205,6 +223,7 @@ class SourceRecognition:
             language=self.language,
             timings=timings,
             speculative=speculative if self._takes_pauses else "off",
+            during_playback=was_over_speech,
         )
         self._publish(event)
         self._keep(job.utterance.samples, event)
@@ -216,7 +235,26 @@ class SourceRecognition:
             timings["latency_ms"],
         )
 
+    def _against_speech(self, transcript: Transcript) -> tuple[Transcript, bool]:
+        """Hold a final text against what the device was saying: it may be an echo, or end that."""
+        if self._barge_in is None:
+            return transcript, False
+        utterance_id = transcript.utterance.id
+        was_over_speech = self._barge_in.was_during_playback(utterance_id)
+        if transcript.rejected is None:
+            if self._barge_in.is_echo(utterance_id, transcript.text):
+                transcript = replace(transcript, rejected="echo")
+            else:
+                self._barge_in.words_heard(utterance_id, transcript.text)
+        self._barge_in.text_is_final(utterance_id)
+        return transcript, was_over_speech
+
     def _publish_hypothesis(self, hypothesis: Hypothesis) -> None:
+        text, utterance_id = hypothesis.transcript.text, hypothesis.transcript.utterance.id
+        if self._barge_in is not None:
+            if self._barge_in.is_echo(utterance_id, text):
+                return
+            self._barge_in.words_heard(utterance_id, text)
         if not self._source.is_paced:
             return
         transcript = hypothesis.transcript

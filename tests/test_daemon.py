@@ -109,6 +109,7 @@ def test_a_transcript_carries_every_figure(tmp_path: Path) -> None:
         "compression_ratio": 1.0,
         "decode_end": "end_token",
         "speculative": "off",
+        "during_playback": False,
     }
     assert timings["audio_ms"] == 250
     assert timings["endpoint_ms"] == 100  # min_silence_ms of the test

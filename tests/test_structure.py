@@ -43,6 +43,7 @@ JOIN_STAGES = {
     "loaded_speech.py",
     "source_recognition.py",
     "config.py",
+    "barge_in.py",
     "build_command.py",
     "check_command.py",
     "cli.py",

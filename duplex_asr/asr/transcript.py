@@ -7,10 +7,10 @@ from typing import Literal
 
 from duplex_asr.hearing.utterance import Utterance
 
-RejectReason = Literal["silence", "noise", "repetition", "too_short"]
+RejectReason = Literal["silence", "noise", "repetition", "too_short", "echo"]
 """silence: empty text or the model says nobody spoke; noise: the text is too improbable;
 repetition: the text repeats itself as Whisper does on music and noise; too_short: less sound than a
-word needs."""
+word needs; echo: the device was saying it itself."""
 
 
 @dataclass(frozen=True)

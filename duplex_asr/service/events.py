@@ -103,7 +103,10 @@ class Level:
 
 @dataclass(frozen=True)
 class Transcript:
-    """The text of one utterance, with the figures that led to believing it."""
+    """The text of one utterance, with the figures that led to believing it.
+
+    during_playback: the device itself spoke at the same time.
+    """
 
     source: str
     id: str
@@ -120,6 +123,7 @@ class Transcript:
     compression_ratio: float = 0.0
     decode_end: str = "end_token"
     speculative: Speculation = "off"
+    during_playback: bool = False
     timings: dict[str, float] = field(default_factory=dict)
 
 
@@ -143,6 +147,7 @@ class UtteranceRejected:
     compression_ratio: float = 0.0
     decode_end: str = "end_token"
     speculative: Speculation = "off"
+    during_playback: bool = False
     timings: dict[str, float] = field(default_factory=dict)
 
 
@@ -242,6 +247,7 @@ def from_transcript(
     language: str,
     timings: dict[str, float],
     speculative: Speculation = "off",
+    during_playback: bool = False,
 ) -> Transcript | UtteranceRejected:
     """The event for a transcript: believed or rejected. `timings` in milliseconds."""
     utterance = transcript.utterance
@@ -261,6 +267,7 @@ def from_transcript(
         "compression_ratio": transcript.compression_ratio,
         "decode_end": transcript.decode_end,
         "speculative": speculative,
+        "during_playback": during_playback,
         "timings": timings,
     }
     if transcript.rejected is not None:
