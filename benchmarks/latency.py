@@ -46,7 +46,7 @@ from duplex_asr.debugging.looks import STYLE
 from duplex_asr.debugging.svg import Svg
 from duplex_asr.loaded_speech import LoadedSpeech
 from duplex_asr.serve import new_endpointer
-from duplex_asr.service.control_session import RecognizerInfo
+from duplex_asr.service.program_info import RecognizerInfo
 from duplex_asr.service.runtime_dir import RuntimeDir
 
 REPOSITORY = Path(__file__).parents[1]

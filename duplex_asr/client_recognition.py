@@ -7,6 +7,7 @@ what a client sends at the pace of its microphone is transcribed early, like the
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -19,12 +20,14 @@ from duplex_asr.early_transcription import EarlyTranscription, SpeculationCounts
 from duplex_asr.hearing.endpointer import (
     Endpointer,
     HearingEvent,
+    NewId,
     Pause,
     Resumed,
     VoiceStarted,
 )
 from duplex_asr.hearing.utterance import Utterance
-from duplex_asr.service.control_session import RecognitionError
+from duplex_asr.service.control_session import OnCommitted, PcmFormat, RecognitionError
+from duplex_asr.service.program_info import RecognizerInfo
 from duplex_asr.service.transcription_queue import Rank, TranscriptionJob, TranscriptionQueue
 
 MAX_UTTERANCES = 2  # of one client, waiting or being transcribed
@@ -62,6 +65,51 @@ class _ToldText:
 
     def end(self) -> None:
         self._on_committed = None
+
+
+class ClientRecognizer:
+    """Begins the recordings of all clients: control_session.Recognizer.
+
+    info: the engine, as soon as it is loaded. post: calls something in the event loop's thread.
+    """
+
+    def __init__(
+        self,
+        info: asyncio.Future[RecognizerInfo],
+        new_endpointer: Callable[[NewId], Endpointer],
+        queue: TranscriptionQueue,
+        executor: Executor,
+        post: Callable[..., None],
+        counts: SpeculationCounts,
+        partial_interval_ms: int,
+    ) -> None:
+        self._info = info
+        self._new_endpointer = new_endpointer
+        self._queue = queue
+        self._executor = executor
+        self._post = post
+        self._counts = counts
+        self._partial_interval_ms = partial_interval_ms
+        self._recording_numbers = itertools.count(1)
+
+    async def info(self) -> RecognizerInfo:
+        return await asyncio.shield(self._info)
+
+    def start(
+        self, client: str, pcm_format: PcmFormat, on_committed: OnCommitted | None
+    ) -> ClientRecognition:
+        numbers = itertools.count(1)
+        recording = next(self._recording_numbers)
+        return ClientRecognition(
+            PcmStream(*pcm_format),
+            lambda: self._new_endpointer(lambda: f"{client}-{recording}-u{next(numbers)}"),
+            self._queue,
+            self._executor,
+            self._post,
+            self._counts,
+            self._partial_interval_ms,
+            on_committed,
+        )
 
 
 class ClientRecognition:

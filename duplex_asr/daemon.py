@@ -2,6 +2,8 @@
 
     listen      frames of the source, utterances out; waits for sound
     transcribe  loads and owns the engine; waits for utterances, the source's before the clients'
+    speak       loads and owns the voice; waits for texts
+    speaker     opens the speaker and follows what it plays
     main        asyncio: both sockets, start and stop
     save        writes utterances to a folder, where that is wanted
     close-*     closes the source when stopping, which native code may never let end
@@ -13,21 +15,20 @@ Nothing here waits for a client, and every thread waits without polling.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from duplex_asr import __version__
 from duplex_asr.audio.frames import Samples
-from duplex_asr.audio.resampling import PcmStream
 from duplex_asr.audio.sources import Source
 from duplex_asr.cancellation import Cancelled
-from duplex_asr.client_recognition import ClientRecognition
+from duplex_asr.client_recognition import ClientRecognizer
+from duplex_asr.client_speech import ClientSpeech, NoVoice
 from duplex_asr.debugging.saved_utterances import SavedUtterances
 from duplex_asr.debugging.utterance_saver import UtteranceSaver
 from duplex_asr.early_transcription import SpeculationCounts
@@ -35,16 +36,25 @@ from duplex_asr.errors import AudioError, GpuLostError
 from duplex_asr.hearing.endpointer import Endpointer, NewId
 from duplex_asr.loaded_speech import LoadedSpeech
 from duplex_asr.service import events
-from duplex_asr.service.control_session import OnCommitted, PcmFormat, RecognizerInfo
 from duplex_asr.service.listening import HandedOver
+from duplex_asr.service.program_info import RecognizerInfo, VoiceInfo
 from duplex_asr.service.publisher import Publisher
 from duplex_asr.service.runtime_dir import RuntimeDir, ServiceConfig
 from duplex_asr.service.servers import Servers
-from duplex_asr.service.status import ServiceFigures, ServiceStatus, describe_engine
+from duplex_asr.service.speech_session import Speech
+from duplex_asr.service.status import (
+    ServiceFigures,
+    ServiceStatus,
+    describe_engine,
+    describe_voice,
+)
 from duplex_asr.service.transcription_queue import TranscriptionQueue
 from duplex_asr.source_recognition import SourceRecognition
+from duplex_asr.speech_output import SpeechOutput, SpeechParts
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MAX_QUEUED_UTTERANCES = 8  # of the source: at most 4 minutes of sound, 15 MB
 NUM_HEARING_WORKERS = 2
@@ -80,6 +90,7 @@ class Daemon:
         handed_over: HandedOver = MappingProxyType({}),
         saved_utterances: SavedUtterances | None = None,
         partial_interval_ms: int = 0,
+        speech: SpeechParts | None = None,
     ) -> None:
         self._source = source
         self._new_endpointer = new_endpointer
@@ -96,6 +107,7 @@ class Daemon:
         self._queue = TranscriptionQueue(MAX_QUEUED_UTTERANCES)
         self._partial_interval_ms = partial_interval_ms
         self._speculation = SpeculationCounts()
+        self._speech_output = SpeechOutput(speech, self._publish) if speech is not None else None
         self._recognition = SourceRecognition(
             source,
             new_endpointer,
@@ -116,10 +128,10 @@ class Daemon:
         self._servers: Servers
         self._executor: ThreadPoolExecutor
         self._speech_info: asyncio.Future[RecognizerInfo]
+        self._voice_info: asyncio.Future[VoiceInfo]
         self._stop_requested = asyncio.Event()
         self._threads: dict[threading.Thread, asyncio.Event] = {}
         self._failure: BaseException | None = None
-        self._recording_numbers = itertools.count(1)
 
     @property
     def has_stuck_threads(self) -> bool:
@@ -132,21 +144,23 @@ class Daemon:
 
     def _status_sections(self) -> dict[str, Callable[[], Any]]:
         return {
-            "engine": lambda: describe_engine(self._known_speech()),
+            "engine": lambda: describe_engine(_known(self._speech_info)),
             "source": lambda: {
                 "name": self._source.name,
                 "device": self._source.device,
                 "is_live": self._source.is_live,
             },
-            "queues": lambda: {"utterances": self._queue.num_waiting},
+            "voice": lambda: describe_voice(_known(self._voice_info)),
+            "playback": lambda: self._speech_output.describe() if self._speech_output else {},
+            "queues": self._num_waiting,
             "drops": lambda: {"input_overflows": self._source.num_overflows},
             "speculation": self._speculation.as_dict,
             "utterances": lambda: self._saver.counts() if self._saver is not None else {},
         }
 
-    def _known_speech(self) -> RecognizerInfo | None:
-        is_known = self._speech_info.done() and not self._speech_info.cancelled()
-        return self._speech_info.result() if is_known else None
+    def _num_waiting(self) -> dict[str, int]:
+        spoken = self._speech_output.num_waiting() if self._speech_output is not None else {}
+        return {"utterances": self._queue.num_waiting, **spoken}
 
     def status(self) -> dict[str, Any]:
         """What `duplex-asr status` shows; to be called in the event loop's thread."""
@@ -163,8 +177,15 @@ class Daemon:
         """
         self._loop = asyncio.get_running_loop()
         self._speech_info = self._loop.create_future()
+        self._voice_info = self._loop.create_future()
         self._executor = ThreadPoolExecutor(NUM_HEARING_WORKERS, "hear")
-        self._servers = Servers(self._service, self, self._publisher, self._status)
+        recognizer = ClientRecognizer(
+            self._speech_info, self._new_endpointer, self._queue, self._executor, self._post,
+            self._speculation, self._partial_interval_ms,
+        )  # fmt: skip
+        self._servers = Servers(
+            self._service, recognizer, self._client_speech(), self._publisher, self._status
+        )
         try:
             await self._servers.start(self._runtime_dir, self._handed_over)
             self.is_open.set()
@@ -178,6 +199,9 @@ class Daemon:
         if self._saver is not None:
             self._start_thread("save", self._saver.run)
         self._start_thread("transcribe", self._transcribe_thread)
+        if self._speech_output is not None:
+            self._start_thread("speak", self._speak_thread)
+            self._start_thread("speaker", self._speech_output.play)
         if not await self._unless_stopped(asyncio.shield(self._speech_info)):
             return
         info = self._speech_info.result()
@@ -208,6 +232,8 @@ class Daemon:
         self._is_stopping.set()
         for job in self._queue.close():
             job.fail("stopping", "the daemon is stopping")
+        if self._speech_output is not None:
+            self._speech_output.close()
         # In a thread that can be given up on: a sound card or a network's file may take its time.
         self._start_thread("close-source", self._source.close)
         await self._servers.stop_requests()
@@ -221,6 +247,7 @@ class Daemon:
         self._executor.shutdown(wait=False, cancel_futures=True)
         await self._servers.stop(STOP_READERS_S)
         self._speech_info.cancel()
+        self._voice_info.cancel()
 
     async def _join_threads(self, but: str = "") -> None:
         threads = {each: ended for each, ended in self._threads.items() if each.name != but}
@@ -260,7 +287,7 @@ class Daemon:
         self._post(self._publisher.publish, event)
 
     def _publish_state(self, state: events.ServiceState, reason: str | None = None) -> None:
-        speech = self._known_speech()
+        speech = _known(self._speech_info)
         model = speech.model if speech is not None else ""
         event = events.State(state, self._source.name, model, __version__, reason=reason)
         self._publish(event)
@@ -308,7 +335,7 @@ class Daemon:
         except Exception as exc:  # noqa: BLE001 - raised again by `run`, in the main thread
             self._post(self._end_run, exc)
             return
-        self._post(self._set_speech_info, speech.info)
+        self._post(_set, self._speech_info, speech.info)
         self._recognition.language = speech.info.languages[0]
         while (job := self._queue.get()) is not None:
             try:
@@ -325,27 +352,27 @@ class Daemon:
             self._queue.finish(job)
         speech.close()
 
-    def _set_speech_info(self, info: RecognizerInfo) -> None:
-        if not self._speech_info.done():
-            self._speech_info.set_result(info)
+    # The thread of the voice.
 
-    # For the clients, in the event loop's thread: control_session.Recognizer.
+    def _speak_thread(self) -> None:
+        assert self._speech_output is not None
+        try:
+            self._speech_output.speak(lambda info: self._post(_set, self._voice_info, info))
+        except Exception as exc:  # noqa: BLE001 - raised again by `run`, in the main thread
+            self._post(self._end_run, exc)
 
-    async def info(self) -> RecognizerInfo:
-        return await asyncio.shield(self._speech_info)
-
-    def start(
-        self, client: str, pcm_format: PcmFormat, on_committed: OnCommitted | None
-    ) -> ClientRecognition:
-        numbers = itertools.count(1)
-        recording = next(self._recording_numbers)
-        return ClientRecognition(
-            PcmStream(*pcm_format),
-            lambda: self._new_endpointer(lambda: f"{client}-{recording}-u{next(numbers)}"),
-            self._queue,
-            self._executor,
-            self._post,
-            self._speculation,
-            self._partial_interval_ms,
-            on_committed,
+    def _client_speech(self) -> Speech:
+        if self._speech_output is None:
+            return NoVoice()
+        return ClientSpeech(
+            self._speech_output, self._post, lambda: asyncio.shield(self._voice_info)
         )
+
+
+def _known(info: asyncio.Future[T]) -> T | None:
+    return info.result() if info.done() and not info.cancelled() else None
+
+
+def _set(info: asyncio.Future[T], value: T) -> None:
+    if not info.done():
+        info.set_result(value)

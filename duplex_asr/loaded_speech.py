@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from duplex_asr.asr.transcript import Transcript
 from duplex_asr.cancellation import Cancellation
 from duplex_asr.hearing.utterance import Utterance
-from duplex_asr.service.control_session import RecognizerInfo
+from duplex_asr.service.program_info import RecognizerInfo
 
 
 @dataclass(frozen=True)

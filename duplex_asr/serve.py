@@ -24,7 +24,7 @@ from duplex_asr.hearing.endpointer import Endpointer, NewId
 from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.hearing.vad import load_detector
 from duplex_asr.loaded_speech import LoadedSpeech
-from duplex_asr.service.control_session import RecognizerInfo
+from duplex_asr.service.program_info import RecognizerInfo
 from duplex_asr.service.runtime_dir import RuntimeDir, find_runtime_dir
 from duplex_asr.service.systemd_sockets import take_over
 from duplex_asr.stop_signals import StopSignals

@@ -26,9 +26,10 @@ from duplex_asr.debugging.saved_utterances import SavedUtterances
 from duplex_asr.hearing.endpointer import Endpointer, EndpointerConfig, NewId
 from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.loaded_speech import LoadedSpeech
-from duplex_asr.service.control_session import RecognizerInfo
+from duplex_asr.service.program_info import RecognizerInfo
 from duplex_asr.service.runtime_dir import RuntimeDir, ServiceConfig
 from duplex_asr.service.wyoming_wire import encode_event
+from duplex_asr.speech_output import SpeechParts
 
 T = TypeVar("T")
 PATIENCE_S = 10  # far more than anything here takes, far less than the limit of a test
@@ -201,6 +202,7 @@ class Room:
         new_endpointer: Callable[[NewId], Endpointer] = new_endpointer,
         saved_utterances: SavedUtterances | None = None,
         partial_interval_ms: int = 0,
+        speech_parts: SpeechParts | None = None,
     ) -> None:
         self.source = ScriptedSource(is_live)
         self.speech = ToneSpeech()
@@ -214,6 +216,7 @@ class Room:
             options=options,
             saved_utterances=saved_utterances,
             partial_interval_ms=partial_interval_ms,
+            speech=speech_parts,
         )
 
     @contextlib.asynccontextmanager
@@ -273,7 +276,7 @@ def run_without_leaks(
     gc.collect()
     assert open_descriptors() - before == set()
     names = [thread.name for thread in threading.enumerate()]
-    assert not {"listen", "transcribe"} & set(names), names
+    assert not {"listen", "transcribe", "speak", "speaker"} & set(names), names
     return result
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 
 import numpy as np
+import numpy.typing as npt
 import soxr
 
 from duplex_asr.audio.frames import SAMPLE_RATE, Samples
 from duplex_asr.errors import AudioError
 
 logger = logging.getLogger(__name__)
+
+Pcm = npt.NDArray[np.int16]
 
 # The lowest rate a telephone codec uses halved once, and the highest a sound card offers: outside
 # of it a rate is a damaged header, and the resampler's filters would grow without bound.
@@ -161,3 +164,22 @@ class PcmStream:
             logger.info("sound ended inside a sample: %d bytes dropped", self.num_dropped_bytes)
         report_nonfinite(self.num_nonfinite)
         return self._resampler.flush()
+
+
+class PcmConverter:
+    """16-bit mono samples at one rate in, the same sound at another rate out."""
+
+    def __init__(self, rate: int, wanted_rate: int) -> None:
+        self._stream = None
+        if rate != wanted_rate:
+            self._stream = soxr.ResampleStream(rate, wanted_rate, 1, dtype="int16")
+
+    def push(self, samples: Pcm, last: bool = False) -> Pcm:
+        """Return what is ready after these samples (int16, shape = (n,)); it may be empty.
+
+        last: no more samples follow; the converter cannot be used after this.
+        """
+        if self._stream is None:
+            return samples
+        converted: Pcm = self._stream.resample_chunk(samples, last=last)
+        return converted

@@ -19,6 +19,7 @@ from duplex_asr.service.peer import Peer, read_peer
 from duplex_asr.service.publisher import EventFeed, Publisher
 from duplex_asr.service.quick_send import write_now
 from duplex_asr.service.runtime_dir import ServiceConfig
+from duplex_asr.service.speech_session import Speech
 from duplex_asr.service.subscription import SubscriptionError, parse_subscription
 from duplex_asr.service.wyoming_wire import (
     ProtocolError,
@@ -53,6 +54,7 @@ class ControlServer:
         config: ServiceConfig,
         hangups: HangupWatch,
         recognizer: Recognizer,
+        speech: Speech,
         publisher: Publisher,
         status: Status,
         may_read: MayRead,
@@ -63,6 +65,7 @@ class ControlServer:
         self._config = config
         self._hangups = hangups
         self._recognizer = recognizer
+        self._speech = speech
         self.publisher = publisher
         self.status = status
         self.may_read = may_read
@@ -128,7 +131,7 @@ class ControlServer:
             writer.close()
             return
         connection.session = ControlSession(
-            connection.name, self._recognizer, connection, self._config.max_request_ms
+            connection.name, self._recognizer, self._speech, connection, self._config.max_request_ms
         )
         task = asyncio.create_task(self._serve(connection, reader))
         self._connections[task] = connection
@@ -188,6 +191,8 @@ class _Connection:
         self._takes_requests = True
         self._has_ended = False  # nothing can be sent any more
         self._message_due = 0.0  # when the message that is arriving must be complete; 0: not begun
+        # `drain` waits long before `send` drops the client.
+        self._transport.set_write_buffer_limits(high=server.max_pending_bytes // 4)
 
     @property
     def reads_events(self) -> bool:
@@ -249,6 +254,10 @@ class _Connection:
             self._drop("it does not read")
             return
         write_now(transport, encode_event(event))
+
+    async def drain(self) -> None:
+        """Wait until the client has taken most of what was written."""
+        await self._writer.drain()
 
     def _drop(self, reason: str) -> None:
         transport = self._transport

@@ -1,6 +1,6 @@
 """The conversation with one Wyoming client: requests in, recordings to the recogniser, replies out.
 
-    describe -> info      ping -> pong      synthesize -> error, there is no voice engine
+    describe -> info      ping -> pong      synthesize... -> see speech_session.py
     [transcribe] [audio-start] audio-chunk* audio-stop -> transcript, or one error
     cancel -> cancelled    status -> status    subscribe -> event*
 
@@ -18,16 +18,17 @@ from typing import Any, NamedTuple, Protocol
 from wyoming.asr import Transcript
 from wyoming.error import Error
 from wyoming.event import Event
-from wyoming.info import AsrModel, AsrProgram, Attribution, Info
 from wyoming.ping import Pong
 
 from duplex_asr.errors import AudioError
+from duplex_asr.service import speech_session
+from duplex_asr.service.program_info import RecognizerInfo, describe_program
+from duplex_asr.service.speech_session import Speech, SpeechError, SpeechSession
 from duplex_asr.service.subscription import SubscriptionError
 from duplex_asr.service.transcript_stream import TranscriptStream
 
 logger = logging.getLogger(__name__)
 
-PROGRAM_NAME = "duplex-asr"
 OnCommitted = Callable[[str], None]
 
 
@@ -40,20 +41,6 @@ class PcmFormat(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.rate} Hz, {self.width} bytes, {self.channels} channels"
-
-
-@dataclass(frozen=True)
-class RecognizerInfo:
-    """What the loaded model is: `languages` as in ISO 639-1, the one it transcribes first.
-
-    backend, folder: of its engine, for `status`.
-    """
-
-    model: str
-    languages: tuple[str, ...]
-    version: str
-    backend: str = ""
-    folder: str = ""
 
 
 class RecognitionError(Exception):
@@ -99,12 +86,8 @@ class Recognizer(Protocol):
         ...
 
 
-class Connection(Protocol):
+class Connection(speech_session.Connection, Protocol):
     """The client's side of a session."""
-
-    def send(self, event: Event) -> None:
-        """Write without waiting."""
-        ...
 
     def subscribe(self, request: Mapping[str, Any]) -> None:
         """Send published events from now on; raises SubscriptionError."""
@@ -122,11 +105,14 @@ class ControlSession:
         self,
         client: str,
         recognizer: Recognizer,
+        speech: Speech,
         connection: Connection,
         max_request_ms: int,
     ) -> None:
         self._client = client
         self._recognizer = recognizer
+        self._speech = speech
+        self._speaking = SpeechSession(client, speech, connection)
         self._connection = connection
         self._send = connection.send
         self._max_request_ms = max_request_ms
@@ -138,7 +124,8 @@ class ControlSession:
     def is_busy(self) -> bool:
         """True while the client waits for an answer or is sending a recording."""
         is_replying = self._reply is not None and not self._reply.done()
-        return is_replying or self._request.recognition is not None
+        is_sending = self._request.recognition is not None or self._speaking.is_busy
+        return is_replying or is_sending
 
     async def handle(self, event: Event) -> None:
         """Answer one event; types that are not ours are ignored, as the protocol asks."""
@@ -150,15 +137,19 @@ class ControlSession:
             await handler(self, event)
         except RecognitionError as error:
             self._refuse(error)
+        except SpeechError as error:
+            self._send(Error(error.text, error.code).event())
 
     async def finish(self) -> None:
         """The client sends no more: drop its unfinished recording, send the reply it waits for."""
         self._abandon_recording()
+        self._speaking.end()
         await self._wait_for_reply()
 
     def cancel(self) -> None:
-        """The client is gone: stop everything that is done for it."""
+        """The client is gone: stop everything that is done for it, but what it had played."""
         self._abandon_recording()
+        self._speaking.close()
         if self._replying is not None:
             self._replying.cancel()
             self._replying = None
@@ -236,8 +227,14 @@ class ControlSession:
         self._reply = asyncio.create_task(self._send_transcript(request.stream))
 
     async def _cancel(self, event: Event) -> None:
-        """Forget the recording that is being sent, or the transcript that is being made."""
+        """Forget the recording that is being sent, or the transcript or sound that is being made,
+        and what is played for this client; or end what is played under a name, or all of it."""
+        request_id, is_for_all = event.data.get("id"), event.data.get("all") is True
         was_busy = self.is_busy
+        ids = self._speaking.cancel(request_id, is_for_all)
+        if is_for_all or request_id is not None:
+            self._send(Event("cancelled", {"was_busy": bool(ids), "ids": ids}))
+            return
         request = self._request
         if request.is_started or request.has_chunks:
             self._abandon_recording()
@@ -248,7 +245,8 @@ class ControlSession:
         if self._reply is not None:
             self._reply.cancel()
             self._reply = None
-        self._send(Event("cancelled", {"was_busy": was_busy}))
+        cancelled: dict[str, Any] = {"was_busy": was_busy or bool(ids)}
+        self._send(Event("cancelled", cancelled | ({"ids": ids} if ids else {})))
 
     async def _subscribe(self, event: Event) -> None:
         try:
@@ -260,7 +258,24 @@ class ControlSession:
         self._send(Event("status", self._connection.status()))
 
     async def _synthesize(self, event: Event) -> None:
-        self._send(Error("this daemon has no voice engine", "no-voice-engine").event())
+        if not self._speaking.is_streaming:
+            await self._wait_for_reply()
+        self._take_reply(await self._speaking.synthesize(event))
+
+    async def _synthesize_start(self, event: Event) -> None:
+        self._speaking.forget_stream()
+        await self._wait_for_reply()
+        self._take_reply(await self._speaking.start(event))
+
+    async def _synthesize_chunk(self, event: Event) -> None:
+        await self._speaking.chunk(event)
+
+    async def _synthesize_stop(self, event: Event) -> None:
+        await self._speaking.stop(event)
+
+    def _take_reply(self, reply: asyncio.Task[None] | None) -> None:
+        if reply is not None:
+            self._reply = reply
 
     def _new_request(self) -> _Request:
         return _Request(TranscriptStream(self._send))
@@ -272,7 +287,8 @@ class ControlSession:
             raise RecognitionError("bad-format", str(exc)) from exc
 
     async def _send_info(self) -> None:
-        self._send(describe_program(await self._recognizer.info()))
+        recognizer = await self._recognizer.info()
+        self._send(describe_program(recognizer, await self._speech.info()))
 
     async def _send_transcript(self, stream: TranscriptStream) -> None:
         try:
@@ -291,6 +307,8 @@ class ControlSession:
 
     async def _wait_for_reply(self) -> None:
         """One request at a time: the reply to the previous one goes first."""
+        if self._speaking.is_streaming_sound:  # its end would have to come through here
+            raise SpeechError("busy", "send synthesize-stop before the next request")
         if self._reply is not None:
             await self._reply
             self._reply = None
@@ -320,6 +338,9 @@ _HANDLERS: dict[str, Callable[[ControlSession, Event], Awaitable[None]]] = {
     "subscribe": ControlSession._subscribe,
     "status": ControlSession._status,
     "synthesize": ControlSession._synthesize,
+    "synthesize-start": ControlSession._synthesize_start,
+    "synthesize-chunk": ControlSession._synthesize_chunk,
+    "synthesize-stop": ControlSession._synthesize_stop,
 }
 
 
@@ -335,31 +356,6 @@ class _Request:
     pcm_format: PcmFormat | None = None  # of the chunks
     num_bytes: int = 0
     recognition: Recognition | None = None
-
-
-def describe_program(info: RecognizerInfo) -> Event:
-    """The `info` event: one program with one model."""
-    attribution = Attribution(name=PROGRAM_NAME, url="")
-    model = AsrModel(
-        name=info.model,
-        attribution=attribution,
-        installed=True,
-        description=f"Whisper model {info.model}",
-        version=info.version,
-        languages=list(info.languages),
-    )
-    program = AsrProgram(
-        name=PROGRAM_NAME,
-        attribution=attribution,
-        installed=True,
-        description="On-device speech recognition with Whisper",
-        version=info.version,
-        models=[model],
-    )
-    event = Info(asr=[program]).event()
-    # Fields that only newer versions of `wyoming` know; older readers skip them.
-    event.data["asr"][0]["supports_transcript_streaming"] = True
-    return event
 
 
 def _primary_language(language: object) -> str | None:

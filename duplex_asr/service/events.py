@@ -1,6 +1,7 @@
 """What happened in the room, as one JSON line each: the bytes of events.sock.
 
     VoiceStarted Partial VoiceStopped NoSpeech Transcript UtteranceRejected Level Error State
+    PlaybackStarted PlaybackPaused PlaybackResumed PlaybackStopped
     Subscribed Missed Dropped  (to one reader)
         <-> {"type": "voice-started", "seq": 7, ...}\\n
 
@@ -152,8 +153,58 @@ class UtteranceRejected:
 
 
 @dataclass(frozen=True)
+class PlaybackStarted:
+    """The first sample of a text leaves the speaker. text: as much of it as has come by now.
+
+    timings: first_audio_ms, since the text's first sentence was known.
+    """
+
+    id: str
+    priority: int
+    text: str
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PlaybackPaused:
+    """The speaker is silent in the middle of a text, which may go on.
+
+    heard_ms, heard_text: what has left the speaker so far, repeated words once; the text ends
+    with the last word that has sounded for at least its half.
+    """
+
+    id: str
+    reason: str
+    heard_ms: int
+    heard_text: str
+
+
+@dataclass(frozen=True)
+class PlaybackResumed:
+    """A paused text goes on at the beginning of the word that was interrupted."""
+
+    id: str
+    heard_ms: int
+    heard_text: str
+
+
+@dataclass(frozen=True)
+class PlaybackStopped:
+    """A text is over: nothing of it is heard any more. `reason` as in tts.playback_actions.
+
+    text: all of it that has come.
+    """
+
+    id: str
+    reason: str
+    heard_ms: int
+    heard_text: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Error:
-    """Something was lost or broken; `id` names the utterance where there is one."""
+    """Something was lost or broken; `id` names the utterance, or the text that plays."""
 
     code: str
     text: str
@@ -219,6 +270,10 @@ Event = (
     | Transcript
     | UtteranceRejected
     | Level
+    | PlaybackStarted
+    | PlaybackPaused
+    | PlaybackResumed
+    | PlaybackStopped
     | Error
     | State
     | Subscribed

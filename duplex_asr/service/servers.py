@@ -17,6 +17,7 @@ from duplex_asr.service.metrics_server import MetricsServer
 from duplex_asr.service.peer import Peer
 from duplex_asr.service.publisher import Publisher
 from duplex_asr.service.runtime_dir import RuntimeDir, ServiceConfig
+from duplex_asr.service.speech_session import Speech
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ class Servers:
         self,
         config: ServiceConfig,
         recognizer: Recognizer,
+        speech: Speech,
         publisher: Publisher,
         status: Callable[[], dict[str, Any]],
     ) -> None:
@@ -41,7 +43,7 @@ class Servers:
         self._may_read: Callable[[Peer], bool] = lambda peer: False  # until there are sockets
         self.events = EventServer(config, self._hangups, publisher)
         self.control = ControlServer(
-            config, self._hangups, recognizer, publisher, self.status,
+            config, self._hangups, recognizer, speech, publisher, self.status,
             lambda peer: self._may_read(peer),
         )  # fmt: skip
         self.metrics = MetricsServer(lambda: prometheus_text(self.status()))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from duplex_asr.service import events
-from duplex_asr.service.control_session import RecognizerInfo
+from duplex_asr.service.program_info import RecognizerInfo, VoiceInfo
 
 WINDOW = 1000  # transcripts that the percentiles are taken of
 TIMINGS = ("latency_ms", "final_ms", "encode_ms", "decode_ms")
@@ -75,6 +75,13 @@ def describe_engine(info: RecognizerInfo | None) -> dict[str, Any]:
         "folder": info.folder,
         "languages": list(info.languages),
     }
+
+
+def describe_voice(info: VoiceInfo | None) -> dict[str, Any]:
+    """What is known of the voice; None: it still loads, or there is none."""
+    if info is None:
+        return {}
+    return {"name": info.name, "languages": list(info.languages), "rate": info.rate}
 
 
 class ServiceStatus:

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from duplex_asr.settings import setting
 from duplex_asr.tts.playback_actions import (
     Action,
-    EndReason,
     Flush,
     Paused,
     Play,
@@ -284,7 +283,7 @@ class Playback:
         self._advance()
         return True
 
-    def cancel(self, request_id: str, reason: EndReason = "cancelled") -> bool:
+    def cancel(self, request_id: str, reason: str = "cancelled") -> bool:
         """End one request; False if none of this name plays or waits."""
         for request in self._in_order():
             if request.id == request_id:
@@ -293,7 +292,7 @@ class Playback:
                 return True
         return False
 
-    def end_all(self, reason: EndReason) -> list[str]:
+    def end_all(self, reason: str) -> list[str]:
         """End everything that plays or waits; returns the names."""
         requests = list(self._in_order())
         self._waiting.clear()
@@ -354,7 +353,7 @@ class Playback:
         for sentence in self._current.sentences if self._current is not None else ():
             sentence.rewind()
 
-    def _end(self, request: PlaybackRequest, reason: EndReason) -> None:
+    def _end(self, request: PlaybackRequest, reason: str) -> None:
         if request is self._current:
             self._current = None
             self._is_paused = False

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from duplex_asr.tts.voice import Pcm
 
-EndReason = Literal["finished", "cancelled", "replaced", "barge-in", "lost", "failed", "stopping"]
+END_REASONS = ("finished", "cancelled", "replaced", "barge-in", "lost", "failed", "stopping")
 """finished: heard to its end; cancelled: as somebody asked; replaced: by a request of its priority
 or a higher one; barge-in: somebody talked over it; lost: the speaker is gone; failed: the voice or
 the speaker could not; stopping: the daemon ends."""
@@ -64,10 +63,10 @@ class Resumed:
 
 @dataclass(frozen=True)
 class Stopped:
-    """A request is over; nothing follows for it. text: all that has come of it."""
+    """A request is over; nothing follows. reason: one of END_REASONS. text: all that came."""
 
     progress: Progress
-    reason: EndReason
+    reason: str
     text: str
 
 

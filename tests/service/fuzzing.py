@@ -26,7 +26,7 @@ from duplex_asr.cancellation import Cancellation, Cancelled
 from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.loaded_speech import LoadedSpeech
 from duplex_asr.service import events
-from duplex_asr.service.control_session import RecognizerInfo
+from duplex_asr.service.program_info import RecognizerInfo
 from duplex_asr.service.runtime_dir import ServiceConfig
 from duplex_asr.service.subscription import SUBSCRIBABLE
 from duplex_asr.service.wyoming_wire import encode_event

@@ -150,8 +150,9 @@ class Committing:
 
     def __init__(self, room: Any, pieces: list[str]) -> None:
         self.pieces = pieces
-        self._start: Callable[..., Any] = room.daemon.start
-        room.daemon.start = self.start
+        recognizer = room.daemon._servers.control._recognizer
+        self._start: Callable[..., Any] = recognizer.start
+        recognizer.start = self.start
 
     def start(self, client: str, pcm_format: Any, on_committed: OnCommitted) -> Any:
         recognition = self._start(client, pcm_format, on_committed)
@@ -202,7 +203,7 @@ def test_a_stream_that_was_begun_ends_with_an_error_or_a_cancel(tmp_path: Path) 
             kinds = [(await client.next()).type for _ in range(4)]
             assert kinds == ["transcript-start", "transcript-chunk", "transcript-stop", "cancelled"]
             client.send("audio-stop")
-            del room.daemon.start  # type: ignore[method-assign]
+            del room.daemon._servers.control._recognizer.start  # type: ignore[method-assign]
 
     run_without_leaks(run)
 

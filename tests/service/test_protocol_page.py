@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 
 from duplex_asr.audio.source_notices import NoticeKind
-from duplex_asr.service import control_session, events, wyoming_wire
+from duplex_asr.service import events, program_info, wyoming_wire
 from duplex_asr.service.wyoming_wire import WyomingParser
 from tests.service.test_events import read_back
 
@@ -46,12 +46,15 @@ def test_every_event_is_on_the_page() -> None:
 
 def test_every_error_code_in_the_code_is_on_the_page() -> None:
     service = Path(events.__file__).parent
-    joins = ("daemon.py", "source_recognition.py", "client_recognition.py")
+    joins = (
+        "daemon.py", "source_recognition.py", "client_recognition.py", "playback_desk.py",
+        "speaker_loop.py", "speech_output.py", "tts/playback.py",
+    )  # fmt: skip
     sources = [*service.glob("*.py"), *(service.parent / name for name in joins)]
     text = "".join(path.read_text() for path in sources)
-    codes = set(
-        re.findall(r'(?:Error|on_failure|_failure|send_error)\(\s*(?:job, )?"([a-z-]+)"', text)
-    )
+    callers = "Error|on_failure|_failure|send_error|give_up|tell_error|Refusal|fail"
+    before = 'job, |"failed", |"lost", '
+    codes = set(re.findall(rf'(?:{callers})\(\s*(?:{before})?"([a-z-]+)"', text))
     assert {"bad-length", "queue-full", "format-changed", "source-lost"} <= codes
     codes |= set(get_args(NoticeKind))  # two of which are states
     assert {code for code in codes if f"`{code}`" not in PAGE} == set()
@@ -62,5 +65,5 @@ def test_the_limits_on_the_page_are_those_of_the_code() -> None:
         name: getattr(wyoming_wire, name) // 1024 for name in dir(wyoming_wire) if "_BYTES" in name
     }
     assert kib == {"MAX_HEADER_BYTES": 64, "MAX_DATA_BYTES": 1024, "MAX_PAYLOAD_BYTES": 1024}
-    assert control_session.PROGRAM_NAME == "duplex-asr"
+    assert program_info.PROGRAM_NAME == "duplex-asr"
     assert f"{events.MAX_LINE_BYTES // 1024} KiB" in PAGE

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from wyoming import asr, audio, error, info, ping
 from wyoming.event import Event, async_read_event, async_write_event
 
-from duplex_asr.service.control_session import RecognizerInfo, describe_program
+from duplex_asr.service.program_info import RecognizerInfo, describe_program
 from duplex_asr.service.wyoming_wire import (
     MAX_DATA_BYTES,
     MAX_HEADER_BYTES,
