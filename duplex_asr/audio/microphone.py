@@ -15,6 +15,7 @@ from duplex_asr.audio.input_check import InputCheck
 from duplex_asr.audio.recorder import Block, Recorder
 from duplex_asr.audio.records import DeviceFormat
 from duplex_asr.audio.resampling import Resampler, mix_to_mono
+from duplex_asr.audio.sample_clock import SampleClock
 from duplex_asr.audio.source_notices import SourceNotice
 from duplex_asr.errors import AudioError
 
@@ -53,6 +54,7 @@ class MicrophoneSource:
         self._closed = threading.Event()
         self._changing = threading.Lock()  # the recorder must not change while it is being killed
         self._is_iterated = False
+        self._clock = SampleClock(SAMPLE_RATE, early_share=0.1)
         self._recorder = Recorder(device, capture_queue_ms, is_again=False)
         try:
             self._recorder.open()
@@ -70,6 +72,11 @@ class MicrophoneSource:
     def rate(self) -> int:
         """What the device is recorded with, in Hz."""
         return self._recorder.format.rate
+
+    def time_of(self, position: int) -> float:
+        """CLOCK_MONOTONIC at which the sample at this position was captured, within some 20 ms and
+        smooth; to be called where frames are read."""
+        return self._clock.time_of(position)
 
     def frames(self) -> Iterator[Frame | SourceNotice]:
         """Start to record; yield frames until `close`, and a notice where something is wrong."""
@@ -110,7 +117,9 @@ class MicrophoneSource:
                 yield self._find(now - self._heard_at)
             if stream is None:
                 stream = BlockStream(self._recorder.format, self._position, self._silent_after_ms)
+                self._clock = SampleClock(SAMPLE_RATE, early_share=0.1)
             self._heard_at = now
+            self._clock.push(stream.position_of(block), block.captured_s)
             yield from stream.push(block)
             self._position = stream.next_position
 
@@ -153,6 +162,7 @@ class BlockStream:
 
     def __init__(self, capture: DeviceFormat, position: int, silent_after_ms: int) -> None:
         self._rate = capture.rate
+        self._first_position = position
         self._resampler = Resampler(capture.rate)
         self._check = InputCheck(capture.name, capture.rate, silent_after_ms)
         self._cutter = FrameCutter(position)
@@ -161,6 +171,10 @@ class BlockStream:
     @property
     def next_position(self) -> int:
         return self._cutter.position
+
+    def position_of(self, block: Block) -> int:
+        """Position of the block's first sample, when it is a frame's."""
+        return self._first_position + block.position * SAMPLE_RATE // self._rate
 
     def push(self, block: Block) -> Iterator[Frame | SourceNotice]:
         for gap in self._silence(block.position - self._num_heard):

@@ -24,10 +24,12 @@ BYTES_A_SAMPLE = 4
 
 @dataclass(frozen=True)
 class Block:
-    """samples: float32, shape = (n, channels); position: samples before them, lost ones too."""
+    """samples: float32, shape = (n, channels); position: samples before them, lost ones too;
+    captured_s: CLOCK_MONOTONIC at the first one, or some milliseconds later."""
 
     position: int
     samples: Samples
+    captured_s: float = 0.0
 
 
 class Recorder:
@@ -74,7 +76,7 @@ class Recorder:
             patience_s = LOST_AFTER_S
             self.num_overflows = block.num_overflows
             samples = np.frombuffer(block.pcm, np.float32).reshape(-1, self.format.channels)
-            yield Block(block.position, samples)
+            yield Block(block.position, samples, block.captured_s)
 
     def kill(self) -> None:
         """End the process at once, whatever it hangs in; `open` and `blocks` end with it."""

@@ -23,6 +23,7 @@ from duplex_asr.audio.playback_wire import (
     decode_report,
     encode_order,
 )
+from duplex_asr.audio.sample_clock import SampleClock
 from duplex_asr.audio.sound_process import MAX_PIPE_BYTES, SoundProcess
 from duplex_asr.errors import AudioError
 
@@ -111,13 +112,19 @@ class Speaker:
         Silence in between is not told. AudioError if the device is lost.
         """
         patience_s = FIRST_BEAT_TIMEOUT_S
+        clock = SampleClock(self.rate, early_share=0.5)
         while (report := self._process.next(patience_s)) is not None:
             patience_s = LOST_AFTER_S
             beat = report if isinstance(report, Beat) else report.beat
-            self.num_underruns = beat.num_underruns
+            if beat.num_underruns != self.num_underruns:  # the device has paused
+                clock = SampleClock(self.rate, early_share=0.5)
+                self.num_underruns = beat.num_underruns
+            clock.push(beat.position, beat.heard_s)
             if not isinstance(report, Beat):
                 samples = np.frombuffer(report.pcm, np.int16)
-                yield PlayedBlock(report.generation, report.start, samples, beat.heard_s)
+                yield PlayedBlock(
+                    report.generation, report.start, samples, clock.time_of(beat.position)
+                )
         if not self._is_killed:
             raise AudioError(self._failure or f"{self._label} was lost: its process ended")
 

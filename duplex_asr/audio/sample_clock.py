@@ -1,0 +1,85 @@
+"""Pairs of a sample count and the time it was met at in, a smooth line between the two out.
+
+Sound devices count samples evenly, by a clock of their own that is some ppm off; programs learn of
+it late, by a varying amount.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+
+MIN_BUCKETS = 8  # before that, a drift cannot be told from lateness
+MAX_BUCKETS = 60
+BUCKET_S = 1.0
+MAX_PPM = 500.0  # cheap crystals are within 200
+JUMP_S = 0.015  # more than this cannot be drift: samples were lost, or the device paused
+
+
+class SampleClock:
+    """The line through what is known; nothing of it is believed to be exact."""
+
+    def __init__(self, rate: int, early_share: float) -> None:
+        """rate: what the device says it counts with, in Hz. early_share: the share of pairs that
+        come too early, from 0 where they can only be late to 0.5 where errors go both ways."""
+        self._rate = rate
+        self._early_share = early_share
+        self._bucket: list[float] = []  # how late each pair is against the nominal rate, seconds
+        self._bucket_end = 0
+        self._buckets: deque[tuple[int, float]] = deque(maxlen=MAX_BUCKETS)
+        self._anchor = 0  # a count, and how late it is
+        self._offset_s = 0.0
+        self._slope = 0.0  # seconds a sample, besides 1 / rate
+
+    @property
+    def drift_ppm(self) -> float:
+        """How much slower than its nominal rate the device counts; 0 while it is not known."""
+        return self._slope * self._rate * 1e6
+
+    def push(self, count: int, time_s: float) -> None:
+        """Take one more pair; counts ascend."""
+        late_s = time_s - count / self._rate
+        if not self._bucket:
+            self._bucket_end = count + int(BUCKET_S * self._rate)
+        self._bucket.append(late_s)
+        if not self._buckets:
+            self._offset_s = float(np.quantile(self._bucket, self._early_share))
+        if count >= self._bucket_end:
+            self._finish_bucket(count)
+
+    def time_of(self, count: float) -> float:
+        """When this sample is met; any count, also one that is yet to come."""
+        late_s = self._offset_s + self._slope * (count - self._anchor)
+        return count / self._rate + late_s
+
+    def count_at(self, time_s: float) -> float:
+        """Which sample is met at this time, with its fraction."""
+        late_s = self._offset_s - self._slope * self._anchor
+        return (time_s - late_s) / (1 / self._rate + self._slope)
+
+    def _finish_bucket(self, count: int) -> None:
+        late_s = float(np.quantile(self._bucket, self._early_share))
+        middle = count - int(BUCKET_S * self._rate / 2)
+        self._bucket = []
+        if self._buckets:
+            jump_s = late_s - (self.time_of(middle) - middle / self._rate)
+            if abs(jump_s) > JUMP_S:  # the drift stays what it was
+                moved = [(each, known_s + jump_s) for each, known_s in self._buckets]
+                self._buckets = deque(moved, maxlen=MAX_BUCKETS)
+        self._buckets.append((middle, late_s))
+        self._fit()
+
+    def _fit(self) -> None:
+        """The median slope of all pairs of buckets, and the median of what is left."""
+        counts = np.array([count for count, _ in self._buckets], np.float64)
+        late_s = np.array([late for _, late in self._buckets])
+        self._anchor = int(counts[-1])
+        if len(counts) < MIN_BUCKETS:
+            self._offset_s = float(np.median(late_s[-3:]))
+            return
+        first, second = np.triu_indices(len(counts), 1)
+        slopes = (late_s[second] - late_s[first]) / (counts[second] - counts[first])
+        limit = MAX_PPM / 1e6 / self._rate
+        self._slope = min(max(float(np.median(slopes)), -limit), limit)
+        self._offset_s = float(np.median(late_s - self._slope * (counts - self._anchor)))

@@ -1,0 +1,56 @@
+"""Counts and noisy times in: the line between them is found, whatever is late."""
+
+import numpy as np
+import pytest
+
+from duplex_asr.audio.sample_clock import SampleClock
+
+RATE, BLOCK = 16_000, 320
+START_S = 5_000.0
+
+
+def lateness(kind: str, index: int, rng: np.random.Generator) -> float:
+    late_s = float(rng.exponential(0.0003))
+    if kind == "loaded" and rng.random() < 0.5:
+        late_s += float(rng.exponential(0.005))
+    if kind == "stalls" and 100 < index % 500 < 110:
+        late_s += 0.2 * (1 - (index % 500 - 100) / 10)
+    return late_s
+
+
+@pytest.mark.parametrize("kind", ["quiet", "loaded", "stalls"])
+@pytest.mark.parametrize("ppm", [-100, 0, 100])
+def test_times_are_right_within_a_millisecond_and_drift_is_found(kind, ppm):
+    rng = np.random.default_rng(1)
+    clock = SampleClock(RATE, early_share=0.1)
+    errors_ms = []
+    for index in range(50 * 40):  # 40 s of blocks of 20 ms
+        true_s = START_S + index * BLOCK / (RATE * (1 + ppm / 1e6))
+        clock.push(index * BLOCK, true_s + lateness(kind, index, rng))
+        errors_ms.append(1000 * (clock.time_of(index * BLOCK) - true_s))
+    assert np.abs(errors_ms[100:]).max() < 1
+    assert np.abs(errors_ms[750:]).max() < 0.4
+    assert clock.drift_ppm == pytest.approx(-ppm, abs=3)
+
+
+def test_a_count_and_its_time_lead_to_each_other():
+    clock = SampleClock(RATE, early_share=0.1)
+    for index in range(50 * 20):
+        clock.push(index * BLOCK, START_S + index * BLOCK / RATE * 1.0001)
+    assert clock.drift_ppm == pytest.approx(100, abs=0.1)
+    assert clock.count_at(clock.time_of(123_456.5)) == pytest.approx(123_456.5, abs=1e-3)
+
+
+def test_a_pause_of_the_device_moves_the_line_and_keeps_the_drift():
+    clock = SampleClock(RATE, early_share=0.1)
+    for index in range(50 * 30):
+        true_s = START_S + index * BLOCK / RATE * 1.0001 + (0.5 if index > 1_000 else 0)
+        clock.push(index * BLOCK, true_s)
+    assert clock.time_of(index * BLOCK) == pytest.approx(true_s, abs=0.001)
+    assert clock.drift_ppm == pytest.approx(100, abs=5)
+
+
+def test_one_pair_is_enough_to_begin_with():
+    clock = SampleClock(RATE, early_share=0.1)
+    clock.push(0, START_S)
+    assert clock.time_of(RATE) == pytest.approx(START_S + 1)
