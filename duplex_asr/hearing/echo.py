@@ -1,0 +1,107 @@
+"""A frame of the microphone and what was played meanwhile in, the frame without its echo out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from duplex_asr.audio.frames import FRAME_SAMPLES, SAMPLE_RATE, Frame, Samples
+from duplex_asr.errors import ConfigError
+from duplex_asr.hearing.reference import FarFrame
+from duplex_asr.settings import setting
+
+FULL_SCALE = 32_767
+# So long after the last sound no echo is left in any room, and frames need not be worked on.
+IDLE_AFTER_MS = 10_000.0
+
+
+@dataclass(frozen=True)
+class EchoConfig:
+    """How the device keeps from hearing itself.
+
+    mode: "aec3" removes what is played from what is heard; "external" leaves that to the sound
+    server; "off" closes the ears while something is played, and for `tail_ms` after it.
+    delay_ms: by how much the echo comes later than the device reckons, as with Bluetooth; aec3
+    finds up to 400 ms by itself.
+    """
+
+    mode: str = setting("aec3", choices=("aec3", "external", "off"))
+    delay_ms: int = setting(0, minimum=0, maximum=2_000)
+    tail_ms: int = setting(300, minimum=0, maximum=5_000)
+
+
+class Canceller(Protocol):
+    """Takes every frame of a source, in order."""
+
+    def process(self, frame: Frame, far: FarFrame) -> Frame:
+        """far: what was played during the frame, or a little later, never before it."""
+        ...
+
+
+class EchoCanceller:
+    """WebRTC's AEC3. Frames pass by it untouched before anything is played and when nothing was
+    for ten seconds; its own output is 8 ms late and has nothing below 100 Hz."""
+
+    def __init__(self) -> None:
+        """ConfigError: the package that brings it is missing or does not load."""
+        try:
+            from livekit.rtc import AudioFrame
+            from livekit.rtc.apm import AudioProcessingModule
+        except (ImportError, OSError) as exc:
+            raise ConfigError(
+                f'echo.mode = "aec3" needs the package livekit ({exc}): pip install livekit, or'
+                ' set echo.mode to "external" or "off"'
+            ) from exc
+        self._audio_frame = AudioFrame
+        self._module = AudioProcessingModule(echo_cancellation=True)
+        self._last_near: Samples = np.zeros(FRAME_SAMPLES, np.float32)
+        self._is_idle = True
+
+    def process(self, frame: Frame, far: FarFrame) -> Frame:
+        was_idle, self._is_idle = self._is_idle, far.since_ms > IDLE_AFTER_MS
+        before, self._last_near = self._last_near, frame.samples
+        if self._is_idle:
+            return frame
+        if was_idle:  # what it holds is from long ago
+            self._cancel(before, np.zeros_like(before))
+        return replace(frame, samples=self._cancel(frame.samples, far.samples))
+
+    def _cancel(self, near: Samples, far: Samples) -> Samples:
+        self._module.process_reverse_stream(self._to_audio_frame(far))
+        processed = self._to_audio_frame(near)
+        self._module.process_stream(processed)
+        pcm = np.frombuffer(processed.data, np.int16)
+        samples: Samples = pcm.astype(np.float32) / np.float32(FULL_SCALE)
+        return samples
+
+    def _to_audio_frame(self, samples: Samples) -> Any:
+        pcm = (np.clip(samples, -1, 1) * FULL_SCALE).round().astype(np.int16)
+        return self._audio_frame(bytearray(pcm.tobytes()), SAMPLE_RATE, 1, FRAME_SAMPLES)
+
+
+class ClosedEars:
+    """Half duplex: silence while something is played, and for a tail after it."""
+
+    def __init__(self, tail_ms: float) -> None:
+        self._tail_ms = tail_ms
+
+    def process(self, frame: Frame, far: FarFrame) -> Frame:
+        if far.since_ms > self._tail_ms:
+            return frame
+        return replace(frame, samples=np.zeros(FRAME_SAMPLES, np.float32))
+
+
+class OpenEars:
+    """The sound server has removed the echo already."""
+
+    def process(self, frame: Frame, far: FarFrame) -> Frame:
+        return frame
+
+
+def load_canceller(config: EchoConfig) -> Canceller:
+    """What the mode asks for; ConfigError if it cannot be had."""
+    if config.mode == "aec3":
+        return EchoCanceller()
+    return ClosedEars(config.tail_ms) if config.mode == "off" else OpenEars()

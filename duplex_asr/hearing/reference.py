@@ -1,0 +1,157 @@
+"""What the loudspeaker played in, and what was to be heard of it at a given time out.
+
+A loudspeaker and a microphone count samples by two clocks. What was played stands here sample by
+sample, as the loudspeaker counts, resampled to 16 kHz; whoever asks moves through it at the pace of
+the microphone, some ppm faster or slower, and never in steps that an echo canceller would hear.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from duplex_asr.audio.frames import FRAME_SAMPLES, SAMPLE_RATE, Samples
+from duplex_asr.audio.resampling import Resampler
+from duplex_asr.audio.speaker import PlayedBlock
+
+HELD_S = 8.0  # a microphone's frames may wait for two seconds, sound is played two seconds ahead
+MAX_RUNS = 64
+# Two blocks of a generation are taken for neighbours although their times differ by this.
+SAME_RUN_S = 0.05
+# A reader that is further off than this goes there at once; what is left it makes up for slowly.
+MAX_OFF_SAMPLES = 0.004 * SAMPLE_RATE
+CATCH_UP = 0.02  # of what is left, in each frame
+MAX_STEP_SAMPLES = 0.001 * FRAME_SAMPLES  # 1000 ppm
+TAPS = 16  # of the filter that takes samples from between two
+NEVER_MS = 1e9
+
+
+@dataclass(frozen=True)
+class FarFrame:
+    """What was played during a frame: float32, shape = (160,), zeros where nothing was.
+
+    since_ms: how long before the end of the frame the last sound was played; 0: during it.
+    """
+
+    samples: Samples
+    since_ms: float
+
+
+class PlayedReference:
+    """The last seconds of what was played, in bounded memory. One thread pushes, another reads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._memory = np.zeros(int(HELD_S * SAMPLE_RATE), np.float32)
+        self._origin_s = 0.0  # time of index 0, by the loudspeaker's clock of now
+        self._end = 0  # index after the last sample
+        self._run_start = 0
+        self._num_pushed = 0.0  # samples at 16 kHz of the run, those in the resampler among them
+        self._runs: deque[tuple[int, int]] = deque(maxlen=MAX_RUNS)
+        self._resampler: Resampler | None = None  # of the run that may still go on
+        self._next = (-1, -1)  # generation and start of the block that would go on with the run
+        self._reader: float | None = None  # index that the next frame begins at
+
+    def push(self, block: PlayedBlock, rate: int) -> None:
+        """Take what was played next; rate: of its samples, in Hz."""
+        samples = block.samples.astype(np.float32) / np.float32(32_768)
+        with self._lock:
+            index = (block.time_s - self._origin_s) * SAMPLE_RATE
+            is_next = (block.generation, block.start) == self._next and self._resampler is not None
+            if not is_next or abs(self._off(index)) > SAME_RUN_S * SAMPLE_RATE:
+                self._begin(block.time_s, rate)
+            else:  # the clocks drift: what is written stays, the time of all of it moves
+                self._origin_s += self._off(index) / SAMPLE_RATE
+            assert self._resampler is not None
+            self._num_pushed += len(samples) * SAMPLE_RATE / rate
+            self._next = (block.generation, block.start + len(samples))
+            self._write(self._resampler.push(samples))
+
+    def frame_at(self, time_s: float) -> FarFrame:
+        """What left the loudspeaker in the 10 ms from `time_s` on, CLOCK_MONOTONIC.
+
+        To be asked for frame after frame: small differences between two times and a frame's
+        length are made up for slowly.
+        """
+        with self._lock:
+            wanted = (time_s - self._origin_s) * SAMPLE_RATE
+            if self._reader is None or abs(wanted - self._reader) > MAX_OFF_SAMPLES:
+                self._reader = wanted
+            off = (wanted - self._reader) * CATCH_UP
+            pace = FRAME_SAMPLES + min(max(off, -MAX_STEP_SAMPLES), MAX_STEP_SAMPLES)
+            begin, end = self._reader, self._reader + pace
+            self._reader = end
+            if self._resampler is not None and end + TAPS > self._end:
+                self._finish()
+            return FarFrame(self._between(begin, end), self._since_ms(begin))
+
+    def _off(self, index: float) -> float:
+        """How far a block that should begin where the run ends is from there, in samples."""
+        return index - self._run_start - self._num_pushed
+
+    def _begin(self, time_s: float, rate: int) -> None:
+        """A new run, at its time, but never over what was played before."""
+        self._finish()
+        if not self._runs and self._end == 0:
+            self._origin_s = time_s - 1.0  # so that no index is negative
+        index = round((time_s - self._origin_s) * SAMPLE_RATE)
+        if index < self._end:
+            self._origin_s -= (self._end - index) / SAMPLE_RATE
+            index = self._end
+        gap = min(index - self._end, len(self._memory))
+        self._end = index - gap
+        self._store(np.zeros(gap, np.float32))
+        self._runs.append((index, index))
+        self._run_start, self._num_pushed = index, 0.0
+        self._resampler = Resampler(rate)
+
+    def _finish(self) -> None:
+        """Let out what the resampler holds: the run is over."""
+        if self._resampler is not None:
+            self._write(self._resampler.flush())
+            self._resampler = None
+
+    def _write(self, samples: Samples) -> None:
+        self._store(samples)
+        start, _ = self._runs[-1]
+        self._runs[-1] = (start, self._end)
+
+    def _store(self, samples: Samples) -> None:
+        places = np.arange(self._end, self._end + len(samples)) % len(self._memory)
+        self._memory[places] = samples
+        self._end += len(samples)
+
+    def _between(self, begin: float, end: float) -> Samples:
+        """A frame from `begin` to `end`, which are indices with fractions."""
+        first = int(np.floor(begin))
+        num = FRAME_SAMPLES + TAPS
+        indices = np.arange(first - TAPS // 2 + 1, first - TAPS // 2 + 1 + num)
+        held = (indices < self._end) & (indices >= max(0, self._end - len(self._memory)))
+        if not held.any():
+            return np.zeros(FRAME_SAMPLES, np.float32)
+        samples = np.where(held, self._memory[indices % len(self._memory)], np.float32(0))
+        # The fraction grows a little within the frame: from one filter to the other.
+        rise = np.arange(FRAME_SAMPLES, dtype=np.float32) / FRAME_SAMPLES
+        from_begin = _shifted(samples, begin - first)
+        from_end = _shifted(samples, end - first - FRAME_SAMPLES)
+        mixed: Samples = from_begin + rise * (from_end - from_begin)
+        return mixed
+
+    def _since_ms(self, begin: float) -> float:
+        for start, stop in reversed(self._runs):
+            if start < begin + FRAME_SAMPLES:
+                return max(0.0, begin + FRAME_SAMPLES - stop) / SAMPLE_RATE * 1000
+        return NEVER_MS
+
+
+def _shifted(samples: Samples, fraction: float) -> Samples:
+    """160 samples, `fraction` of a sample after the places of samples[7] to samples[166]."""
+    offsets = np.arange(TAPS) - (TAPS // 2 - 1) - fraction
+    window = np.cos(np.pi * offsets / (TAPS + 1)) ** 2
+    taps = (np.sinc(offsets) * window).astype(np.float32)
+    taps /= taps.sum()
+    shifted: Samples = np.convolve(samples, taps[::-1], "valid")[:FRAME_SAMPLES]
+    return shifted

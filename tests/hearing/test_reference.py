@@ -1,0 +1,108 @@
+"""What was played is found at the time it was heard, by the microphone's clock."""
+
+import numpy as np
+import pytest
+
+from duplex_asr.audio.frames import FRAME_SAMPLES, SAMPLE_RATE
+from duplex_asr.audio.speaker import PlayedBlock
+from duplex_asr.hearing.reference import HELD_S, PlayedReference
+
+START_S = 4_000.0
+
+
+def play(reference, sound, rate, begin_s=START_S, generation=1, ppm=0.0, jitter_s=0.0, block_ms=10):
+    """Push int16 sound in blocks, played by a clock that is `ppm` off."""
+    rng = np.random.default_rng(0)
+    block = rate * block_ms // 1000
+    for start in range(0, len(sound), block):
+        time_s = begin_s + start / (rate * (1 + ppm / 1e6)) + rng.uniform(-jitter_s, jitter_s)
+        reference.push(PlayedBlock(generation, start, sound[start : start + block], time_s), rate)
+
+
+def heard(reference, from_s, seconds):
+    frames = [
+        reference.frame_at(from_s + index * FRAME_SAMPLES / SAMPLE_RATE)
+        for index in range(round(seconds * 100))
+    ]
+    return np.concatenate([frame.samples for frame in frames]), frames
+
+
+def tone(rate, seconds, hz=440.0):
+    return (8_000 * np.sin(2 * np.pi * hz * np.arange(int(rate * seconds)) / rate)).astype(np.int16)
+
+
+@pytest.mark.parametrize("rate", [16_000, 22_050, 48_000])
+@pytest.mark.parametrize("fraction", [0.0, 0.4])
+def test_sound_is_found_at_its_time_to_a_fraction_of_a_sample(rate, fraction):
+    reference = PlayedReference()
+    play(reference, tone(rate, 1.0), rate)
+    samples, _ = heard(reference, START_S + 0.2 + fraction / SAMPLE_RATE, 0.5)
+    times = 0.2 + (fraction + np.arange(len(samples))) / SAMPLE_RATE
+    expected = 8_000 / 32_768 * np.sin(2 * np.pi * 440 * times)
+    assert np.abs(samples - expected).max() < 0.002
+
+
+def test_nothing_was_played_before_and_after():
+    reference = PlayedReference()
+    assert not reference.frame_at(START_S).samples.any()
+    assert reference.frame_at(START_S).since_ms > 1e6
+    play(reference, tone(SAMPLE_RATE, 1.0), SAMPLE_RATE)
+    samples, frames = heard(reference, START_S - 0.5, 2.5)
+    loud = np.flatnonzero(np.abs(samples) > 0.02)
+    assert loud[0] == pytest.approx(8_000, abs=10) and loud[-1] == pytest.approx(24_000, abs=10)
+    assert frames[20].since_ms > 1e6
+    assert frames[100].since_ms == 0
+    assert frames[199].since_ms == pytest.approx(500, abs=1)
+
+
+def test_blocks_of_a_generation_are_neighbours_although_their_times_are_not():
+    reference = PlayedReference()
+    sound = tone(SAMPLE_RATE, 2.0)
+    play(reference, sound, SAMPLE_RATE, jitter_s=0.001)
+    samples, _ = heard(reference, START_S + 0.5, 1.0)
+    # A gap or an overlap would be a step, which a tone of 440 Hz does not have.
+    assert np.abs(np.diff(samples, 2)).max() < 0.012
+
+
+@pytest.mark.parametrize("ppm", [-100, 100])
+def test_drift_is_followed_without_a_step(ppm):
+    reference = PlayedReference()
+    sound = tone(SAMPLE_RATE, 30.0)
+    samples, block = [], 160
+    for start in range(0, len(sound), block):
+        time_s = START_S + start / (SAMPLE_RATE * (1 + ppm / 1e6))
+        reference.push(PlayedBlock(1, start, sound[start : start + block], time_s), SAMPLE_RATE)
+        if start >= 10 * block:  # what was played 100 ms ago
+            at_s = START_S + (start - 10 * block) / SAMPLE_RATE
+            samples.append(reference.frame_at(at_s).samples)
+    samples = np.concatenate(samples)
+    assert np.abs(np.diff(samples, 2)).max() < 0.012
+    times = np.arange(len(samples)) / SAMPLE_RATE * (1 + ppm / 1e6)
+    last = slice(-8_000, None)
+    expected = 8_000 / 32_768 * np.sin(2 * np.pi * 440 * times[last])
+    lag = np.linalg.norm(samples[last] - expected) / np.linalg.norm(expected)
+    assert lag < 0.25  # a sample at 440 Hz is 0.17; it lags that much and no more
+
+
+def test_a_pause_and_another_generation_keep_their_times():
+    reference = PlayedReference()
+    play(reference, tone(SAMPLE_RATE, 0.5), SAMPLE_RATE)
+    play(reference, tone(48_000, 0.5), 48_000, begin_s=START_S + 1.0, generation=2)
+    samples, _ = heard(reference, START_S, 2.0)
+    loud = np.flatnonzero(np.abs(samples) > 0.02)
+    edges = loud[np.flatnonzero(np.diff(loud, prepend=-9_999) > 1_000)]
+    assert edges == pytest.approx([0, 16_000], abs=10)
+
+
+def test_the_last_of_a_run_is_there_although_no_more_comes():
+    reference = PlayedReference()
+    play(reference, np.full(4_800, 8_000, np.int16), 48_000)
+    samples, _ = heard(reference, START_S, 0.2)
+    assert np.flatnonzero(samples > 0.2)[-1] == pytest.approx(1_600, abs=3)
+
+
+def test_what_is_older_than_what_is_held_is_silence():
+    reference = PlayedReference()
+    play(reference, tone(SAMPLE_RATE, 2 * HELD_S), SAMPLE_RATE)
+    assert not reference.frame_at(START_S + 1).samples.any()
+    assert reference.frame_at(START_S + 2 * HELD_S - 1).samples.any()
