@@ -73,7 +73,7 @@ def _exit_on_sigterm(_signal: int, _frame: FrameType | None) -> None:
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="duplex-asr",
-        description="Speech in, transcripts on a Unix socket; nothing leaves this machine.",
+        description="Hears and speaks for programs on a Unix socket; nothing leaves this machine.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -83,6 +83,8 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_serve(commands)
     _add_listen(commands)
+    _add_say(commands)
+    _add_stop(commands)
     _add_status(commands)
     _add_transcribe(commands)
     _add_timeline(commands)
@@ -161,6 +163,34 @@ def _add_listen(commands: Any) -> None:
         "show what the daemon hears: live on a terminal, JSON lines in a pipe",
     )  # fmt: skip
     _add_client_options(parser, json_help="JSON lines on a terminal, too")
+
+
+def _add_say(commands: Any) -> None:
+    parser = _add_command(commands, "say", say, "have the running daemon speak a text")
+    parser.add_argument(
+        "text", nargs="+", metavar="TEXT", help="what to say; - reads standard input as it comes"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="write the sound into this WAV file instead"
+    )
+    parser.add_argument(
+        "--listen", action="store_true", help="show what is heard meanwhile; talk over it"
+    )
+    parser.add_argument("--id", help="name of the text, for `stop` and in events")
+    parser.add_argument(
+        "--priority", type=int, choices=range(10), metavar="0..9",
+        help="higher goes before what waits (5)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--replace", action="store_true", help="end what plays, unless its priority is higher"
+    )
+    _add_client_options(parser, json_help="what happens as JSON lines")
+
+
+def _add_stop(commands: Any) -> None:
+    parser = _add_command(commands, "stop", stop, "end what the daemon is saying")
+    parser.add_argument("id", nargs="?", metavar="ID", help="one text only")
+    _add_client_options(parser, json_help="the names of what was ended, as one JSON object")
 
 
 def _add_status(commands: Any) -> None:
@@ -293,29 +323,9 @@ def timeline(options: argparse.Namespace) -> int:
 
 def devices(options: argparse.Namespace) -> int:
     """`duplex-asr devices`."""
-    from dataclasses import asdict
+    from duplex_asr.show_devices import show_devices
 
-    from duplex_asr.audio.devices import list_devices
-
-    found = list_devices()
-    if options.json:
-        for device in found:
-            print(json.dumps(asdict(device), ensure_ascii=False))
-        return 0
-    for title, channels, is_default in (
-        ("microphones", "input_channels", "is_default_input"),
-        ("speakers", "output_channels", "is_default_output"),
-    ):
-        print(f"{title}:")
-        for device in found:
-            if getattr(device, channels):
-                mark = "*" if getattr(device, is_default) else " "
-                print(f" {mark} {device.name}  ({device.default_rate} Hz)")
-    if not any(device.input_channels for device in found):
-        print("no microphone: connect one, or see `arecord -l` and the group `audio`")
-    else:
-        print('use one with `duplex-asr serve --source "microphone:NAME"`; * is the default')
-    return 0
+    return show_devices(options.json)
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -354,6 +364,20 @@ def listen(options: argparse.Namespace) -> int:
     from duplex_asr.service.runtime_dir import EVENTS_SOCKET
 
     return show_events(_runtime_dir(options) / EVENTS_SOCKET, options.json)
+
+
+def say(options: argparse.Namespace) -> int:
+    """`duplex-asr say`."""
+    from duplex_asr import say_command
+
+    return say_command.say(options, _runtime_dir(options))
+
+
+def stop(options: argparse.Namespace) -> int:
+    """`duplex-asr stop`."""
+    from duplex_asr import say_command
+
+    return say_command.stop(options, _runtime_dir(options))
 
 
 def status(options: argparse.Namespace) -> int:

@@ -15,7 +15,9 @@ import soundfile
 
 from tests.asr.torch_writer import write_byte_tokenizer, write_checkpoint
 
-COMMANDS = ("serve", "listen", "status", "transcribe", "build", "devices", "check-config")
+COMMANDS = (
+    "serve", "listen", "say", "stop", "status", "transcribe", "build", "devices", "check-config",
+)  # fmt: skip
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -108,6 +110,8 @@ def test_one_bad_file_does_not_keep_the_others_from_being_transcribed(
         (["build", "x.pt", "--output", "y", "--threshold", "a=1"], 2, "names are no_speech"),
         (["listen", "--runtime-dir", "/nonexistent"], 5, "duplex-asr serve"),
         (["status", "--runtime-dir", "/nonexistent"], 5, "duplex-asr serve"),
+        (["say", "hello", "--runtime-dir", "/nonexistent"], 5, "duplex-asr serve"),
+        (["stop", "--runtime-dir", "/nonexistent"], 5, "duplex-asr serve"),
     ],
 )
 def test_what_goes_wrong_is_one_line_and_an_exit_code(

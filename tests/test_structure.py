@@ -50,6 +50,8 @@ JOIN_STAGES = {
     "config.py",
     "barge_in.py",
     "build_command.py",
+    "say_command.py",
+    "show_devices.py",
     "check_command.py",
     "cli.py",
 }

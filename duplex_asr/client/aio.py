@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,25 @@ from duplex_asr.client.messages import (
     check,
     encode_recording,
     encode_request,
+    pass_by,
     read_wav,
+    tell_committed,
 )
 from duplex_asr.client.resume import ResumingReader, delays
+from duplex_asr.client.speaking import (
+    Mode,
+    PlaybackEvent,
+    Saying,
+    cancelled_ids,
+    encode_cancel,
+    encode_end,
+    encode_piece,
+    encode_synthesis,
+    rate_of,
+)
 from duplex_asr.errors import ServiceError
 from duplex_asr.service.client import MAX_LINE_BYTES, Address, describe_failure, show_address
-from duplex_asr.service.events import Event, Unknown
+from duplex_asr.service.events import Event, PlaybackStopped, Unknown
 from duplex_asr.service.runtime_dir import CONTROL_SOCKET, EVENTS_SOCKET, find_runtime_dir
 
 READ_BYTES = 64 * 1024
@@ -126,17 +139,82 @@ class Control:
         pcm: bytes,
         pcm_format: PcmFormat,
         language: str | None = None,
-        on_committed: Callable[[str], None] | None = None,
+        on_committed: Callable[[str], None] = lambda text: None,
     ) -> str:
         """The text of a recording; on_committed as in the blocking form."""
         for message in encode_recording(pcm, pcm_format, language):
             await self._send(message)
-        return str((await self._wait_for("transcript", on_committed)).data.get("text", ""))
+        transcript = await self._wait_for("transcript", tell_committed(on_committed))
+        return str(transcript.data.get("text", ""))
 
     async def transcribe_wav(self, path: Path | str, language: str | None = None) -> str:
         """The text of a WAV file."""
         pcm, pcm_format = await asyncio.to_thread(read_wav, Path(path))
         return await self.transcribe(pcm, pcm_format, language)
+
+    async def say(
+        self,
+        text: str | AsyncIterable[str],
+        request_id: str | None = None,
+        priority: int | None = None,
+        mode: Mode | None = None,
+        on_event: Callable[[PlaybackEvent], None] = lambda event: None,
+    ) -> PlaybackStopped:
+        """Play a text on the device and wait for its end; as in the blocking form."""
+        saying = Saying(text if isinstance(text, str) else None, request_id, priority, mode)
+        await self._send(saying.begin())
+        while not saying.is_queued:
+            await self._follow(saying, on_event)
+        if isinstance(text, str):
+            return await self._until_stopped(saying, on_event)
+        stopped = asyncio.ensure_future(self._until_stopped(saying, on_event))
+        sending = asyncio.ensure_future(self._send_pieces(text))
+        try:
+            await asyncio.wait({stopped, sending}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
+            else:
+                sending.cancel()
+                await asyncio.wait({sending})
+            await self._send(encode_end())
+            return await stopped
+        finally:
+            sending.cancel()
+            stopped.cancel()
+
+    async def synthesize(self, text: str | Iterable[str]) -> tuple[int, AsyncIterator[bytes]]:
+        """The sound of a text; as in the blocking form."""
+        for message in encode_synthesis(text):
+            await self._send(message)
+        rate = rate_of(await self._wait_for("audio-start"))
+        return rate, self._sound(is_stream=not isinstance(text, str))
+
+    async def cancel(self, request_id: str | None = None, everything: bool = False) -> list[str]:
+        """End texts; as in the blocking form."""
+        await self._send(encode_cancel(request_id, everything))
+        return cancelled_ids(await self._wait_for("cancelled"))
+
+    async def _sound(self, is_stream: bool) -> AsyncIterator[bytes]:
+        while (reply := check(await self._next_reply())).type != "audio-stop":
+            if reply.type == "audio-chunk":
+                yield reply.payload
+        if is_stream:
+            await self._wait_for("synthesize-stopped")
+
+    async def _send_pieces(self, pieces: AsyncIterable[str]) -> None:
+        async for piece in pieces:
+            await self._send(encode_piece(piece))
+
+    async def _until_stopped(
+        self, saying: Saying, on_event: Callable[[PlaybackEvent], None]
+    ) -> PlaybackStopped:
+        while saying.stopped is None:
+            await self._follow(saying, on_event)
+        return saying.stopped
+
+    async def _follow(self, saying: Saying, on_event: Callable[[PlaybackEvent], None]) -> None:
+        if (event := saying.take(await self._next_reply())) is not None:
+            on_event(event)
 
     async def _send(self, message: bytes) -> None:
         self._connection[1].write(message)
@@ -145,15 +223,10 @@ class Control:
         except ConnectionError:  # what it said before is read next
             return
 
-    async def _wait_for(
-        self, kind: str, on_committed: Callable[[str], None] | None = None
-    ) -> Reply:
-        while True:
-            reply = check(await self._next_reply())
-            if reply.type == "transcript-chunk" and on_committed is not None:
-                on_committed(str(reply.data.get("text", "")))
-            if reply.type == kind:
-                return reply
+    async def _wait_for(self, kind: str, on_other: Callable[[Reply], None] = pass_by) -> Reply:
+        while (reply := await self._next_reply()).type != kind:
+            on_other(reply)
+        return reply
 
     async def _next_reply(self) -> Reply:
         while not self._waiting:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,25 @@ from duplex_asr.client.messages import (
     check,
     encode_recording,
     encode_request,
+    pass_by,
     read_wav,
+    tell_committed,
 )
 from duplex_asr.client.resume import ResumingReader, delays
+from duplex_asr.client.speaking import (
+    Mode,
+    PlaybackEvent,
+    Saying,
+    cancelled_ids,
+    encode_cancel,
+    encode_end,
+    encode_piece,
+    encode_synthesis,
+    rate_of,
+)
 from duplex_asr.errors import RequestError, ServiceError
 from duplex_asr.service.client import Address, EventReader, connect, show_address
-from duplex_asr.service.events import Event, Unknown
+from duplex_asr.service.events import Event, PlaybackStopped, Unknown, from_record
 from duplex_asr.service.runtime_dir import CONTROL_SOCKET, EVENTS_SOCKET, find_runtime_dir
 
 READ_BYTES = 64 * 1024
@@ -124,6 +138,7 @@ class Control:
         self._socket.settimeout(timeout_s)
         self._replies = ReplyReader()
         self._waiting: list[Reply] = []
+        self._on_published: Callable[[Event | Unknown], None] = lambda event: None
 
     def __enter__(self) -> Control:
         return self
@@ -151,7 +166,7 @@ class Control:
         pcm: bytes,
         pcm_format: PcmFormat,
         language: str | None = None,
-        on_committed: Callable[[str], None] | None = None,
+        on_committed: Callable[[str], None] = lambda text: None,
     ) -> str:
         """The text of a recording; "" if nobody speaks in it.
 
@@ -159,11 +174,102 @@ class Control:
         """
         for message in encode_recording(pcm, pcm_format, language):
             self._send(message)
-        return str(self._wait_for("transcript", on_committed).data.get("text", ""))
+        transcript = self._wait_for("transcript", tell_committed(on_committed))
+        return str(transcript.data.get("text", ""))
 
     def transcribe_wav(self, path: Path | str, language: str | None = None) -> str:
         """The text of a WAV file."""
         return self.transcribe(*read_wav(Path(path)), language=language)
+
+    def say(
+        self,
+        text: str | Iterable[str],
+        request_id: str | None = None,
+        priority: int | None = None,
+        mode: Mode | None = None,
+        on_event: Callable[[PlaybackEvent], None] = lambda event: None,
+    ) -> PlaybackStopped:
+        """Play a text on the device and wait for its end, however long others play before it.
+
+        text: whole, or in pieces as they come; when it is stopped no more pieces are taken.
+        priority: 0 to 9; mode: "replace" ends what has the same or a lower one.
+        on_event: is told what happens to it. RequestError: it was refused, or failed.
+        """
+        saying = Saying(text if isinstance(text, str) else None, request_id, priority, mode)
+        self._send(saying.begin())
+        while not saying.is_queued:
+            self._follow(saying, on_event)
+        if not isinstance(text, str):
+            try:
+                self._send_pieces(text, saying, on_event)
+            finally:
+                self._send(encode_end())
+        timeout_s = self._socket.gettimeout()
+        self._socket.settimeout(None)
+        try:
+            while saying.stopped is None:
+                self._follow(saying, on_event)
+        finally:
+            self._socket.settimeout(timeout_s)
+        return saying.stopped
+
+    def _send_pieces(
+        self,
+        pieces: Iterable[str],
+        saying: Saying,
+        on_event: Callable[[PlaybackEvent], None],
+    ) -> None:
+        for piece in pieces:
+            self._send(encode_piece(piece))
+            while self._has_reply():
+                if (event := saying.take(self._receive_reply())) is not None:
+                    on_event(event)
+                if saying.stopped is not None:
+                    return
+
+    def synthesize(self, text: str | Iterable[str]) -> tuple[int, Iterator[bytes]]:
+        """The sound of a text: samples a second, and pieces of 16-bit mono samples as they come.
+
+        The pieces have to be iterated to their end before the next request.
+        """
+        for message in encode_synthesis(text):
+            self._send(message)
+        rate = rate_of(self._wait_for("audio-start"))
+        return rate, self._sound(is_stream=not isinstance(text, str))
+
+    def subscribe(
+        self, events: Collection[str], on_published: Callable[[Event | Unknown], None]
+    ) -> None:
+        """Have these types of events sent here, too; they are told while something is waited for,
+        in any other method or in `receive`. RequestError: reading them is not permitted."""
+        self._on_published = on_published
+        self._send(encode_request("subscribe", {"events": sorted(events)}))
+        while check(self._receive_reply()).data.get("type") != "subscribed":
+            pass
+
+    def receive(self) -> None:
+        """Wait for one thing that the daemon sends; an event is told as `subscribe` asked."""
+        pass_by(self._receive_reply())
+
+    def cancel(self, request_id: str | None = None, everything: bool = False) -> list[str]:
+        """End a text by its id, everything that plays or waits, or (with neither) what is done for
+        this connection; returns the ids of texts that do not play any more."""
+        self._send(encode_cancel(request_id, everything))
+        return cancelled_ids(self._wait_for("cancelled"))
+
+    def _sound(self, is_stream: bool) -> Iterator[bytes]:
+        while (reply := check(self._next_reply())).type != "audio-stop":
+            if reply.type == "audio-chunk":
+                yield reply.payload
+        if is_stream:
+            self._wait_for("synthesize-stopped")
+
+    def _follow(self, saying: Saying, on_event: Callable[[PlaybackEvent], None]) -> None:
+        if (event := saying.take(self._next_reply())) is not None:
+            on_event(event)
+
+    def _has_reply(self) -> bool:
+        return bool(self._waiting or select.select([self._socket], [], [], 0)[0])
 
     def _send(self, message: bytes) -> None:
         try:
@@ -173,15 +279,18 @@ class Control:
             self._raise_refusal()
             raise self._lost(exc) from exc
 
-    def _wait_for(self, kind: str, on_committed: Callable[[str], None] | None = None) -> Reply:
-        while True:
-            reply = check(self._next_reply())
-            if reply.type == "transcript-chunk" and on_committed is not None:
-                on_committed(str(reply.data.get("text", "")))
-            if reply.type == kind:
-                return reply
+    def _wait_for(self, kind: str, on_other: Callable[[Reply], None] = pass_by) -> Reply:
+        while (reply := self._next_reply()).type != kind:
+            on_other(reply)
+        return reply
 
     def _next_reply(self) -> Reply:
+        while (reply := self._receive_reply()).type == "event":
+            pass
+        return reply
+
+    def _receive_reply(self) -> Reply:
+        """The next reply, or the next event, which has been told."""
         while not self._waiting:
             try:
                 data = self._socket.recv(READ_BYTES)
@@ -192,7 +301,10 @@ class Control:
                     f"the daemon at {show_address(self._address)} hung up: see its log"
                 )
             self._waiting += self._replies.feed(data)
-        return self._waiting.pop(0)
+        reply = self._waiting.pop(0)
+        if reply.type == "event":
+            self._on_published(from_record(reply.data))
+        return reply
 
     def _raise_refusal(self) -> None:
         """Raise the RequestError that the daemon sent before it closed the connection, if any."""

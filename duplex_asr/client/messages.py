@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import wave
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ CHUNK_BYTES = 32 * 1024
 class Reply(NamedTuple):
     type: str
     data: dict[str, Any]
+    payload: bytes = b""
 
 
 class PcmFormat(NamedTuple):
@@ -90,7 +91,7 @@ class ReplyReader:
             if size:
                 data |= json.loads(rest[:size])
             self._buffer = rest[size + payload_size :]
-            return Reply(str(header["type"]), data)
+            return Reply(str(header["type"]), data, rest[size : size + payload_size])
         except (ValueError, TypeError, KeyError, AttributeError) as exc:
             raise ServiceError("control.sock sent what is not the Wyoming protocol") from exc
 
@@ -101,3 +102,23 @@ def check(reply: Reply) -> Reply:
         text = reply.data.get("text", "the daemon refused the request")
         raise RequestError(str(reply.data.get("code", "")), str(text))
     return reply
+
+
+def pass_by(reply: Reply) -> None:
+    """Leave a reply out that is not the awaited one; RequestError if it says that none will come.
+
+    An error that has an id is about a text that plays, for which nobody waits here.
+    """
+    if "id" not in reply.data:
+        check(reply)
+
+
+def tell_committed(on_committed: Callable[[str], None]) -> Callable[[Reply], None]:
+    """What passes the pieces of a growing transcript on, and everything else by."""
+
+    def take(reply: Reply) -> None:
+        pass_by(reply)
+        if reply.type == "transcript-chunk":
+            on_committed(str(reply.data.get("text", "")))
+
+    return take

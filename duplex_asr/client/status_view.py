@@ -9,7 +9,7 @@ WIDTH = 13  # of the words at the left
 
 def describe_status(status: dict[str, Any]) -> str:
     """A few lines; keys that a newer or older daemon has or lacks are no obstacle."""
-    engine = status.get("engine") or {}
+    engine, voice = status.get("engine") or {}, status.get("voice") or {}
     rows = [
         ("state", _joined(status.get("state"), _in_brackets(status.get("reason")))),
         ("running for", f"{_duration(status.get('uptime_ms', 0))} (pid {status.get('pid')}, "
@@ -18,6 +18,8 @@ def describe_status(status: dict[str, Any]) -> str:
                            status.get("source", {}).get("device"))),
         ("engine", _joined(engine.get("name") or "loading ...", engine.get("backend"),
                            ",".join(engine.get("languages", ())), engine.get("folder"))),
+        ("voice", _joined(voice.get("name"), ",".join(voice.get("languages", ())))),
+        ("speaker", _speaker(status.get("playback") or {})),
         ("waiting", _counts(status.get("queues", {}))),
         ("published", _counts(status.get("events", {}))),
         ("errors", _counts(status.get("errors", {}))),
@@ -55,6 +57,16 @@ def _client(client: dict[str, Any]) -> str:
         who,
         "busy" if client.get("is_busy") else "",
         f"{waiting} events wait for it" if waiting else "",
+    )
+
+
+def _speaker(playback: dict[str, Any]) -> str:
+    playing, num_underruns = playback.get("playing"), playback.get("underruns")
+    return _joined(
+        playback.get("speaker"),
+        f"{playback.get('rate')} Hz" if playback.get("is_open") else "closed" if playback else "",
+        f"{'paused in' if playback.get('is_paused') else 'plays'} {playing}" if playing else "",
+        f"{num_underruns} underruns" if num_underruns else "",
     )
 
 

@@ -143,6 +143,9 @@ def describe(event: dict[str, Any]) -> str:
         return f"  {_span(event)}  {DIM}(rejected: {event['reason']}) {text}{PLAIN}"
     if kind == "no-speech":
         return f"  {_span(event, 'start_ms', 'end_ms')}  {DIM}(nobody spoke){PLAIN}"
+    if kind == "playback-stopped":
+        how = "" if event["reason"] == "finished" else f", {event['reason']}"
+        return f"  {DIM}(said{how}) {_printable(event['heard_text'])}{PLAIN}"
     if kind == "error":
         which = f" {event['id']}" if event.get("id") else ""
         return f"  {RED}error{which}: {_printable(event['text'])}{PLAIN}"

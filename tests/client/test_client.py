@@ -266,7 +266,7 @@ def test_replies_are_cut_at_any_place() -> None:
         reader = ReplyReader()
         pieces = [data[i : i + step] for i in range(0, len(data), step)]
         replies = [reply for piece in pieces for reply in reader.feed(piece)]
-        assert replies == [Reply("pong", {"text": "ü"}), Reply("x", {})]
+        assert replies == [Reply("pong", {"text": "ü"}), Reply("x", {}, b"\n\n")]
 
 
 @pytest.mark.parametrize("data", [b"hello\n", b"[]\n", b"{}\n", b'{"type": "x", "data": 3}\n'])
