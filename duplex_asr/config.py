@@ -21,6 +21,7 @@ from duplex_asr.hearing.endpointer import EndpointerConfig
 from duplex_asr.hearing.vad import VadConfig
 from duplex_asr.service.runtime_dir import ServiceConfig
 from duplex_asr.settings import check_settings
+from duplex_asr.tts.voices import VoiceConfig
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -44,6 +45,7 @@ class Config:
     cuda: CudaConfig = field(default_factory=CudaConfig)
     transcription: TranscriptionConfig = field(default_factory=TranscriptionConfig)
     barge_in: BargeInConfig = field(default_factory=BargeInConfig)
+    voice: VoiceConfig = field(default_factory=VoiceConfig)
     service: ServiceConfig = field(default_factory=ServiceConfig)
     debug: DebugConfig = field(default_factory=DebugConfig)
 
