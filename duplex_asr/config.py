@@ -21,6 +21,7 @@ from duplex_asr.hearing.endpointer import EndpointerConfig
 from duplex_asr.hearing.vad import VadConfig
 from duplex_asr.service.runtime_dir import ServiceConfig
 from duplex_asr.settings import check_settings
+from duplex_asr.tts.playback import PlaybackConfig
 from duplex_asr.tts.voices import VoiceConfig
 
 if sys.version_info >= (3, 11):
@@ -44,6 +45,7 @@ class Config:
     engine: EngineConfig = field(default_factory=EngineConfig)
     cuda: CudaConfig = field(default_factory=CudaConfig)
     transcription: TranscriptionConfig = field(default_factory=TranscriptionConfig)
+    playback: PlaybackConfig = field(default_factory=PlaybackConfig)
     barge_in: BargeInConfig = field(default_factory=BargeInConfig)
     voice: VoiceConfig = field(default_factory=VoiceConfig)
     service: ServiceConfig = field(default_factory=ServiceConfig)

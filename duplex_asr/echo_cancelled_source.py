@@ -39,6 +39,10 @@ class EchoCancelledSource:
         return self._source.name
 
     @property
+    def device(self) -> str:
+        return self._source.device
+
+    @property
     def is_live(self) -> bool:
         return self._source.is_live
 

@@ -15,19 +15,27 @@ from duplex_asr.asr.engines import find_engine, load_engine
 from duplex_asr.asr.manifest import read_manifest
 from duplex_asr.asr.transcriber import Transcriber
 from duplex_asr.asr.transcript import Transcript
-from duplex_asr.audio.sources import open_source
+from duplex_asr.audio.microphone import MicrophoneSource
+from duplex_asr.audio.sources import Source, open_source
+from duplex_asr.audio.speaker import Speaker
 from duplex_asr.cancellation import Cancellation
 from duplex_asr.config import Config
 from duplex_asr.daemon import Daemon, ServeOptions
 from duplex_asr.debugging.saved_utterances import DebugConfig, SavedUtterances
+from duplex_asr.echo_cancelled_source import EchoCancelledSource
+from duplex_asr.errors import ConfigError
 from duplex_asr.hearing.endpointer import Endpointer, NewId
+from duplex_asr.hearing.reference import PlayedReference
 from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.hearing.vad import load_detector
 from duplex_asr.loaded_speech import LoadedSpeech
 from duplex_asr.service.program_info import RecognizerInfo
 from duplex_asr.service.runtime_dir import RuntimeDir, find_runtime_dir
 from duplex_asr.service.systemd_sockets import take_over
+from duplex_asr.speech_output import SpeechParts
 from duplex_asr.stop_signals import StopSignals
+from duplex_asr.tts.sentences import SentenceCutter
+from duplex_asr.tts.voices import load_voice
 
 # How long the sockets' thread waits for Python's lock while a voice detector holds it; Python's own
 # 5 ms are a tenth of what a ping may take, and one answer takes the lock several times.
@@ -47,11 +55,9 @@ def serve(config: Config, options: ServeOptions, signals: StopSignals) -> int:
     engine_folder = find_engine(config.engine.path)
     folder = find_runtime_dir(config.service.runtime_dir)
     with RuntimeDir(folder, config.service.socket_mode) as runtime_dir:
-        audio = config.audio
+        reference = PlayedReference()
         daemon = Daemon(  # which closes the source in its end
-            source=open_source(
-                audio.source, audio.realtime, audio.capture_queue_ms, audio.silent_after_ms
-            ),
+            source=open_ears(config, reference),
             new_endpointer=lambda new_id: new_endpointer(config, new_id),
             load_speech=lambda: load_speech(config, engine_folder),
             runtime_dir=runtime_dir,
@@ -60,6 +66,13 @@ def serve(config: Config, options: ServeOptions, signals: StopSignals) -> int:
             handed_over=handed_over,
             saved_utterances=saved_utterances(config.debug),
             partial_interval_ms=config.transcription.partial_interval_ms,
+            speech=SpeechParts(
+                config.playback,
+                lambda: load_voice(config.voice),
+                Speaker,
+                SentenceCutter,
+                reference.push,
+            ),
         )
         asyncio.run(_run(daemon, signals))
     if daemon.has_stuck_threads:
@@ -91,6 +104,21 @@ def return_freed_memory() -> None:
 
 def _request_stop(loop: asyncio.AbstractEventLoop, daemon: Daemon) -> None:
     loop.call_soon_threadsafe(daemon.request_stop)
+
+
+def open_ears(config: Config, reference: PlayedReference) -> Source:
+    """The source of the configuration; a microphone without what the device itself plays."""
+    audio = config.audio
+    source = open_source(
+        audio.source, audio.realtime, audio.capture_queue_ms, audio.silent_after_ms
+    )
+    if not isinstance(source, MicrophoneSource):
+        return source
+    try:
+        return EchoCancelledSource(source, reference, config.echo)
+    except ConfigError:
+        source.close()
+        raise
 
 
 def new_endpointer(config: Config, new_id: NewId) -> Endpointer:

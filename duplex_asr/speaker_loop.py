@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 FIRST_DELAY_S, MAX_DELAY_S = 0.25, 2.0  # between two attempts to open a lost speaker
 
 NewSpeaker = Callable[[str, int, bool], Speaker]  # name, preferred rate, whether it is open again
-OnPlayed = Callable[[Any], None]
+OnPlayed = Callable[[Any, int], None]  # a PlayedBlock, the speaker's rate
 
 
 class SpeakerLoop:
@@ -105,7 +105,7 @@ class SpeakerLoop:
 
     def _take_blocks(self, speaker: Speaker) -> None:
         for block in speaker.blocks():
-            self._on_played(block)
+            self._on_played(block, speaker.rate)
             with self._desk.acting() as playback:
                 playback.played(block.generation, block.start, len(block.samples), block.time_s)
 

@@ -52,7 +52,7 @@ class SpeechParts:
     load_voice: Callable[[], Voice]
     new_speaker: NewSpeaker
     new_cutter: Callable[[], Cutter]
-    on_played: OnPlayed = lambda block: None
+    on_played: OnPlayed = lambda block, rate: None
 
 
 class SpeechOutput:
