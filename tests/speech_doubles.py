@@ -115,6 +115,8 @@ class ScriptedSpeaker:
 
     def open(self) -> None:
         assert self._room.opens_when.wait(PATIENCE_S)
+        if self._room.bug is not None:
+            raise self._room.bug
         if self._room.fails:
             raise AudioError("there is no speaker: connect one")
 
@@ -153,6 +155,8 @@ class ScriptedSpeaker:
                 self._num_left += num
                 self._room.heard.append(block.samples)
             yield block
+            with self._room.changed:
+                self._room.changed.notify_all()
 
     def kill(self) -> None:
         with self._changed:
@@ -160,7 +164,9 @@ class ScriptedSpeaker:
             self._changed.notify_all()
 
     def dispose(self) -> None:
-        self._room.num_disposed += 1
+        with self._room.changed:
+            self._room.num_disposed += 1
+            self._room.changed.notify_all()
 
     def lose(self) -> None:
         with self._changed:
@@ -178,13 +184,16 @@ class ScriptedSpeaker:
 class SpeakerRoom:
     """Every speaker that a daemon opens, and what is heard of them.
 
-    num_allowed: samples that may still leave the speaker.
+    num_allowed: samples that may still leave the speaker. rate: of the device; None: as asked.
+    fails, bug: what opening it ends with. changed: told of each block and each end of a speaker.
     """
 
     def __init__(self, **config: int) -> None:
         self.opens_when = threading.Event()
         self.opens_when.set()
         self.fails = False
+        self.bug: Exception | None = None
+        self.changed = threading.Condition()
         self.rate: int | None = None
         self.num_allowed = 1 << 30
         self.num_disposed = 0

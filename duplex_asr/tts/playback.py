@@ -317,7 +317,8 @@ class Playback:
                 if not self._waiting:
                     return
                 self._current = self._waiting.pop(0)
-            self._current.update()  # sentences without any sound are heard at once
+            # Sentences without any sound are heard at once, words when their end is known.
+            self._remember(self._current.update(), self.sounding_until_s)
             if self._is_paused:
                 return
             if not self._current.is_heard:
