@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from duplex_asr.settings import setting
+from duplex_asr.tts.spoken_form import SpokenVoice
 from duplex_asr.tts.voice import Voice
 
 
@@ -27,4 +28,4 @@ def load_voice(config: VoiceConfig) -> Voice:
     """Load the configured voice; it reads numbers and units properly. Raises VoiceError."""
     from duplex_asr.tts.voices.espeak import EspeakVoice
 
-    return EspeakVoice(config.name or config.language, config.speed, config.pitch)
+    return SpokenVoice(EspeakVoice(config.name or config.language, config.speed, config.pitch))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import re
 import threading
-from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,7 +25,7 @@ from duplex_asr.tts.voices.espeak_library import (
     EspeakLibrary,
     each_event,
 )
-from duplex_asr.tts.words import word_spans
+from duplex_asr.tts.words import WordFinder
 
 _BLOCK_MS = 60  # the library makes none that are shorter
 _NORMAL_WPM = 175
@@ -44,9 +43,7 @@ class _Text:
         self.num_spoken = 0  # characters
         self.pieces: list[SpeechPiece] = []
         self._cancellation = cancellation
-        self._words = list(word_spans(text))
-        self._starts = [start for start, _ in self._words]
-        self._num_words = 0
+        self._words = WordFinder(text)
         self._num_samples = 0
         self._clause_text = self._clause_sample = 0
 
@@ -62,7 +59,8 @@ class _Text:
         for event in each_event(events):
             position = self._clause_text + event.text_position - 1
             if event.type == EVENT_WORD:
-                marks += self._mark(position, self._clause_sample + event.sample)
+                if (span := self._words.find(position)) is not None:
+                    marks.append(WordMark(*span, self._clause_sample + event.sample))
             elif event.type == EVENT_END and position > self.num_spoken:
                 self.num_spoken = position
                 has_ended = True
@@ -70,16 +68,6 @@ class _Text:
             self.pieces.append(SpeechPiece(samples, tuple(marks)))
             self._num_samples += samples.size
         return not (has_ended or self._cancellation.is_set)
-
-    def _mark(self, position: int, sample: int) -> list[WordMark]:
-        """The word at a place of the text, or the next; once, as "$5" or "C++" is read as two."""
-        index = bisect_right(self._starts, position) - 1
-        if index < 0 or position >= self._words[index][1]:  # "-" or an emoji
-            index += 1
-        if not self._num_words <= index < len(self._words):
-            return []
-        self._num_words = index + 1
-        return [WordMark(*self._words[index], sample)]
 
 
 class EspeakVoice:
