@@ -27,6 +27,7 @@ from duplex_asr.tts.playback_request import Mode, PlaybackRequest
 from duplex_asr.tts.sounding_sentence import SoundingSentence
 from duplex_asr.tts.speech_reply import SpeechReply
 from duplex_asr.tts.voice import Pcm, Voice, WordMark
+from duplex_asr.tts.word_places import estimate_words
 
 AUDIBLE_TAIL_S = 0.01  # a fade, and what the clocks of two processes differ
 DUCKED_GAIN = 0.25
@@ -267,6 +268,10 @@ class SpeechOutput:
                     playback.sounded(sentence, samples, words)
             with self._desk.acting() as playback:
                 playback.sounded(sentence, converter.push(NOTHING, last=True))
+                sound = sentence.samples(0, sentence.num_samples)
+            words = () if sentence.has_words else estimate_words(sentence.text, sound, rate)
+            with self._desk.acting() as playback:
+                playback.sounded(sentence, NOTHING, words)
                 playback.spoken(sentence)
         except Cancelled:
             raise

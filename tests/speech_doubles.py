@@ -69,6 +69,7 @@ class WordVoice:
         self.gate.set()
         self.started: queue.Queue[str] = queue.Queue()
         self.stopped: queue.Queue[str] = queue.Queue()
+        self.knows_words = True
         self.is_closed = False
 
     def synthesize(self, text: str, cancellation: Cancellation) -> Iterator[SpeechPiece]:
@@ -86,7 +87,7 @@ class WordVoice:
                 raise ZeroDivisionError(word)
             start = text.index(word, start)
             mark = WordMark(start, start + len(word), number * WORD_SAMPLES)
-            yield SpeechPiece(sound_of(word), (mark,))
+            yield SpeechPiece(sound_of(word), (mark,) if self.knows_words else ())
             start += len(word)
 
     def close(self) -> None:

@@ -212,3 +212,24 @@ def test_a_bug_of_the_speaker_costs_one_text(caplog: pytest.LogCaptureFixture) -
         stage.say("two.")
         assert stage.until(events.PlaybackStopped).reason == "finished"
     assert "ZeroDivisionError: a bug" in caplog.text
+
+
+def test_a_voice_that_knows_no_words_is_interrupted_at_words_all_the_same() -> None:
+    with a_stage() as stage:
+        stage.speaker.voice.knows_words = False
+        stage.speaker.num_allowed = 0
+        text = "once upon a time there was a princess."
+        stage.say(text)
+        stage.say("two.")
+        assert stage.speaker.voice.started.get(timeout=PATIENCE_S) == text
+        assert stage.speaker.voice.started.get(timeout=PATIENCE_S) == "two."  # so it has ended
+        stage.speaker.allow(7 * WORD_SAMPLES)
+        stage.until_heard(7 * WORD_SAMPLES)
+        stage.until(events.PlaybackStarted)
+        stage.output.pause("onset")
+        heard = stage.until(events.PlaybackPaused).heard_text
+        assert text.startswith(heard) and 3 < len(heard.split()) < 9
+        stage.output.resume()
+        stage.speaker.allow(20 * WORD_SAMPLES)
+        assert stage.until(events.PlaybackStopped).reason == "finished"
+        assert 8 * WORD_SAMPLES <= len(stage.speaker.sound) < 12 * WORD_SAMPLES

@@ -40,6 +40,11 @@ class SoundingSentence:
         return self._num_samples
 
     @property
+    def has_words(self) -> bool:
+        """The places of words in its sound are known."""
+        return bool(self._words)
+
+    @property
     def is_heard(self) -> bool:
         return self.is_complete and self.num_heard >= self._num_samples
 
@@ -52,8 +57,8 @@ class SoundingSentence:
 
     def samples(self, start: int, stop: int) -> Pcm:
         """A stretch of its sound."""
-        if len(self._pieces) > 1:
-            self._pieces = [np.concatenate(self._pieces)]
+        if len(self._pieces) != 1:
+            self._pieces = [np.concatenate([np.zeros(0, np.int16), *self._pieces])]
         return self._pieces[0][start:stop]
 
     def heard_chars(self) -> int:
