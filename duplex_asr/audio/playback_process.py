@@ -113,7 +113,9 @@ class Player:
             played = samples[offset : offset + span.length].tobytes()
             heard_s = now_s + delay_s + offset / self.rate
             beat = Beat(self._position + offset, heard_s, self._num_underruns)
-            self._pipe.send(encode_report(Played(beat, span.generation, span.start, played)))
+            is_last = span is spans[-1] and self.queue.is_empty
+            report = Played(beat, span.generation, span.start, is_last, played)
+            self._pipe.send(encode_report(report))
         if self._position >= self._beat_at:
             beat = Beat(self._position, now_s + delay_s, self._num_underruns)
             self._pipe.send(encode_report(beat))

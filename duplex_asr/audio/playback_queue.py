@@ -57,6 +57,10 @@ class PlaybackQueue:
         self._gain = self._wanted_gain = 1.0
         self._gain_step = 1000 / (GAIN_RAMP_MS * rate)
 
+    @property
+    def is_empty(self) -> bool:
+        return not self._pieces
+
     def play(self, generation: int, pcm: bytes) -> None:
         """Append samples, at the end of what is queued."""
         samples = array("h", pcm)

@@ -9,7 +9,7 @@ To the process:
 From it, besides the records of records.py:
 
     B  played: generation, index of the first sample within it, position of the device's clock,
-       when it is heard, underruns so far, the int16 samples as they were played
+       when it is heard, underruns so far, whether silence follows, the int16 samples as played
     A  alive, each second: position, when it is heard, underruns so far
 """
 
@@ -25,7 +25,7 @@ REPORT_KINDS = b"FEBA"
 GENERATION = struct.Struct("<Q")
 GAIN = struct.Struct("<d")
 BEAT = struct.Struct("<QdI")
-SPAN = struct.Struct("<QQ")
+SPAN = struct.Struct("<QQ?")
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,13 @@ class Beat:
 
 @dataclass(frozen=True)
 class Played:
-    """beat: of the first sample; start: its index within the generation."""
+    """beat: of the first sample; start: its index within the generation; is_last: nothing waits to
+    be played after it."""
 
     beat: Beat
     generation: int
     start: int
+    is_last: bool
     pcm: bytes
 
 
@@ -87,7 +89,7 @@ def decode_order(kind: bytes, payload: bytes) -> Order:
 def encode_report(report: Report) -> bytes:
     if isinstance(report, Beat):
         return encode_record(b"A", _pack_beat(report))
-    span = SPAN.pack(report.generation, report.start)
+    span = SPAN.pack(report.generation, report.start, report.is_last)
     return encode_record(b"B", _pack_beat(report.beat) + span + report.pcm)
 
 
@@ -95,8 +97,8 @@ def decode_report(kind: bytes, payload: bytes) -> Report:
     beat = Beat(*BEAT.unpack_from(payload))
     if kind == b"A":
         return beat
-    generation, start = SPAN.unpack_from(payload, BEAT.size)
-    return Played(beat, generation, start, payload[BEAT.size + SPAN.size :])
+    generation, start, is_last = SPAN.unpack_from(payload, BEAT.size)
+    return Played(beat, generation, start, is_last, payload[BEAT.size + SPAN.size :])
 
 
 def _pack_beat(beat: Beat) -> bytes:

@@ -1,7 +1,7 @@
 """Pairs of a sample count and the time it was met at in, a smooth line between the two out.
 
 Sound devices count samples evenly, by a clock of their own that is some ppm off; programs learn of
-it late, by a varying amount.
+it late, by a varying amount. What was least late within two minutes is nearest to the truth.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from collections import deque
 
 import numpy as np
 
-MIN_BUCKETS = 8  # before that, a drift cannot be told from lateness
-MAX_BUCKETS = 60
+MIN_BUCKETS = 30  # before that, a drift cannot be told from lateness
+MAX_BUCKETS = 120
 BUCKET_S = 1.0
 MAX_PPM = 500.0  # cheap crystals are within 200
-JUMP_S = 0.015  # more than this cannot be drift: samples were lost, or the device paused
+# Buffers between the device and its program hold now more, now less: a change by this from one
+# second to the next is no drift.
+STEP_S = 0.0015
+JUMP_S = 0.05  # more than any buffer explains: samples were lost, or the device paused
 
 
 class SampleClock:
@@ -64,22 +67,23 @@ class SampleClock:
         self._bucket = []
         if self._buckets:
             jump_s = late_s - (self.time_of(middle) - middle / self._rate)
-            if abs(jump_s) > JUMP_S:  # the drift stays what it was
+            if jump_s > JUMP_S:  # the drift stays what it was
                 moved = [(each, known_s + jump_s) for each, known_s in self._buckets]
                 self._buckets = deque(moved, maxlen=MAX_BUCKETS)
         self._buckets.append((middle, late_s))
         self._fit()
 
     def _fit(self) -> None:
-        """The median slope of all pairs of buckets, and the median of what is left."""
+        """The median slope of all pairs of buckets, and the least lateness that is left."""
         counts = np.array([count for count, _ in self._buckets], np.float64)
         late_s = np.array([late for _, late in self._buckets])
         self._anchor = int(counts[-1])
-        if len(counts) < MIN_BUCKETS:
-            self._offset_s = float(np.median(late_s[-3:]))
-            return
-        first, second = np.triu_indices(len(counts), 1)
-        slopes = (late_s[second] - late_s[first]) / (counts[second] - counts[first])
-        limit = MAX_PPM / 1e6 / self._rate
-        self._slope = min(max(float(np.median(slopes)), -limit), limit)
-        self._offset_s = float(np.median(late_s - self._slope * (counts - self._anchor)))
+        if len(counts) >= MIN_BUCKETS:
+            steps = np.diff(late_s, prepend=late_s[0])
+            steps[np.abs(steps) < STEP_S] = 0
+            level = late_s - np.cumsum(steps)
+            first, second = np.triu_indices(len(counts), 1)
+            slopes = (level[second] - level[first]) / (counts[second] - counts[first])
+            limit = MAX_PPM / 1e6 / self._rate
+            self._slope = min(max(float(np.median(slopes)), -limit), limit)
+        self._offset_s = float(np.min(late_s - self._slope * (counts - self._anchor)))

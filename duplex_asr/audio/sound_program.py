@@ -66,6 +66,7 @@ def run(
     parser.add_argument("--exact", action="store_true", help="DEVICE is the whole name")
     parser.add_argument("--quiet", action="store_true", help="hide what libraries say on opening")
     options = parser.parse_args()
+    _ask_to_be_on_time()
     pipe_fd = os.dup(STDOUT)
     os.dup2(STDERR, STDOUT)  # what a library may print must not get among the records
     try:
@@ -73,6 +74,13 @@ def run(
     except AudioError as exc:
         fail(pipe_fd, exc)
     leave(0)
+
+
+def _ask_to_be_on_time() -> None:
+    """Be scheduled before ordinary programs, where that is permitted (LimitRTPRIO= of systemd):
+    sound that comes late is a gap, and this process hardly works."""
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
 
 
 def fail(pipe_fd: int, reason: AudioError) -> NoReturn:

@@ -41,13 +41,15 @@ class PlayedBlock:
     """Sound that was given to the loudspeaker, with gain and fades as they were.
 
     start: index of the first sample within its generation; samples: int16, shape = (n,), at the
-    speaker's rate; time_s: CLOCK_MONOTONIC at which the first one leaves the loudspeaker.
+    speaker's rate; time_s: CLOCK_MONOTONIC at which the first one leaves the loudspeaker; is_last:
+    silence follows, unless more is played this instant.
     """
 
     generation: int
     start: int
     samples: Pcm
     time_s: float
+    is_last: bool = False
 
 
 class Speaker:
@@ -122,9 +124,8 @@ class Speaker:
             clock.push(beat.position, beat.heard_s)
             if not isinstance(report, Beat):
                 samples = np.frombuffer(report.pcm, np.int16)
-                yield PlayedBlock(
-                    report.generation, report.start, samples, clock.time_of(beat.position)
-                )
+                time_s = clock.time_of(beat.position)
+                yield PlayedBlock(report.generation, report.start, samples, time_s, report.is_last)
         if not self._is_killed:
             raise AudioError(self._failure or f"{self._label} was lost: its process ended")
 

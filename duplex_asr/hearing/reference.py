@@ -21,10 +21,17 @@ HELD_S = 8.0  # a microphone's frames may wait for two seconds, sound is played 
 MAX_RUNS = 64
 # Two blocks of a generation are taken for neighbours although their times differ by this.
 SAME_RUN_S = 0.05
-# A reader that is further off than this goes there at once; what is left it makes up for slowly.
-MAX_OFF_SAMPLES = 0.004 * SAMPLE_RATE
-CATCH_UP = 0.02  # of what is left, in each frame
-MAX_STEP_SAMPLES = 0.001 * FRAME_SAMPLES  # 1000 ppm
+# A reader that is so far behind, or ahead, of the time it is asked for goes there at once; less it
+# makes up for slowly, or in silence. After a step AEC3 lets two seconds of echo through; a reference
+# that comes early does no harm, one that comes after its echo does.
+MAX_BEHIND = 0.005 * SAMPLE_RATE
+MAX_AHEAD = 0.05 * SAMPLE_RATE
+SILENCE_MS = 500.0
+CATCH_UP = 0.02  # of what is left, in each frame ...
+MAX_CATCH_UP = 1e-4 * FRAME_SAMPLES  # ... but no faster than AEC3 follows: 100 ppm
+MAX_DRIFT = 5e-4 * FRAME_SAMPLES
+# A busy machine tells late what it plays; that is better waited for than taken for silence.
+PATIENCE_S = 0.2
 TAPS = 16  # of the filter that takes samples from between two
 NEVER_MS = 1e9
 
@@ -44,7 +51,7 @@ class PlayedReference:
     """The last seconds of what was played, in bounded memory. One thread pushes, another reads."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._memory = np.zeros(int(HELD_S * SAMPLE_RATE), np.float32)
         self._origin_s = 0.0  # time of index 0, by the loudspeaker's clock of now
         self._end = 0  # index after the last sample
@@ -53,12 +60,13 @@ class PlayedReference:
         self._runs: deque[tuple[int, int]] = deque(maxlen=MAX_RUNS)
         self._resampler: Resampler | None = None  # of the run that may still go on
         self._next = (-1, -1)  # generation and start of the block that would go on with the run
-        self._reader: float | None = None  # index that the next frame begins at
+        self._reader = 0.0  # index that the next frame begins at
+        self._wanted = 0.0  # where it should begin if all times were exact
 
     def push(self, block: PlayedBlock, rate: int) -> None:
         """Take what was played next; rate: of its samples, in Hz."""
         samples = block.samples.astype(np.float32) / np.float32(32_768)
-        with self._lock:
+        with self._changed:
             index = (block.time_s - self._origin_s) * SAMPLE_RATE
             is_next = (block.generation, block.start) == self._next and self._resampler is not None
             if not is_next or abs(self._off(index)) > SAME_RUN_S * SAMPLE_RATE:
@@ -69,24 +77,40 @@ class PlayedReference:
             self._num_pushed += len(samples) * SAMPLE_RATE / rate
             self._next = (block.generation, block.start + len(samples))
             self._write(self._resampler.push(samples))
+            if block.is_last:
+                self._finish()
+            self._changed.notify_all()
 
     def frame_at(self, time_s: float) -> FarFrame:
         """What left the loudspeaker in the 10 ms from `time_s` on, CLOCK_MONOTONIC.
 
         To be asked for frame after frame: small differences between two times and a frame's
-        length are made up for slowly.
+        length are made up for slowly. Waits up to 0.2 s for what is told late.
         """
-        with self._lock:
-            wanted = (time_s - self._origin_s) * SAMPLE_RATE
-            if self._reader is None or abs(wanted - self._reader) > MAX_OFF_SAMPLES:
-                self._reader = wanted
-            off = (wanted - self._reader) * CATCH_UP
-            pace = FRAME_SAMPLES + min(max(off, -MAX_STEP_SAMPLES), MAX_STEP_SAMPLES)
-            begin, end = self._reader, self._reader + pace
-            self._reader = end
-            if self._resampler is not None and end + TAPS > self._end:
+        with self._changed:
+            begin, end = self._move(time_s)
+            is_told = self._changed.wait_for(
+                lambda: self._resampler is None or end + TAPS <= self._end, PATIENCE_S
+            )
+            if not is_told:
                 self._finish()
             return FarFrame(self._between(begin, end), self._since_ms(begin))
+
+    def _move(self, time_s: float) -> tuple[float, float]:
+        """Where the frame of this time begins and ends, so that it goes on with the one before."""
+        wanted = (time_s - self._origin_s) * SAMPLE_RATE
+        drift = wanted - self._wanted - FRAME_SAMPLES
+        if abs(drift) > MAX_DRIFT:  # a clock was found to be wrong: made up for below
+            drift = 0.0
+        self._wanted = wanted
+        off = wanted - self._reader
+        is_silent = self._since_ms(wanted) > SILENCE_MS
+        if is_silent or not -MAX_AHEAD < off < MAX_BEHIND:
+            self._reader, off = wanted, 0.0
+        catch_up = min(max(CATCH_UP * off, -MAX_CATCH_UP), MAX_CATCH_UP)
+        begin = self._reader
+        self._reader = begin + FRAME_SAMPLES + drift + catch_up
+        return begin, self._reader
 
     def _off(self, index: float) -> float:
         """How far a block that should begin where the run ends is from there, in samples."""

@@ -26,7 +26,7 @@ def test_orders_come_out_as_they_went_in(order):
     assert decode_order(*record) == order
 
 
-@pytest.mark.parametrize("report", [BEAT, Played(BEAT, 7, 2**33, b"\1\2")])
+@pytest.mark.parametrize("report", [BEAT, Played(BEAT, 7, 2**33, True, b"\1\2")])
 def test_reports_come_out_as_they_went_in(report):
     (record,) = RecordReader(REPORT_KINDS).push(encode_report(report))
     assert decode_report(*record) == report

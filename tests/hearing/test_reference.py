@@ -1,5 +1,7 @@
 """What was played is found at the time it was heard, by the microphone's clock."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -15,8 +17,10 @@ def play(reference, sound, rate, begin_s=START_S, generation=1, ppm=0.0, jitter_
     rng = np.random.default_rng(0)
     block = rate * block_ms // 1000
     for start in range(0, len(sound), block):
+        is_last = start + block >= len(sound)
         time_s = begin_s + start / (rate * (1 + ppm / 1e6)) + rng.uniform(-jitter_s, jitter_s)
-        reference.push(PlayedBlock(generation, start, sound[start : start + block], time_s), rate)
+        samples = sound[start : start + block]
+        reference.push(PlayedBlock(generation, start, samples, time_s, is_last), rate)
 
 
 def heard(reference, from_s, seconds):
@@ -94,11 +98,25 @@ def test_a_pause_and_another_generation_keep_their_times():
     assert edges == pytest.approx([0, 16_000], abs=10)
 
 
-def test_the_last_of_a_run_is_there_although_no_more_comes():
+@pytest.mark.parametrize("is_last", [True, False])
+def test_the_last_of_a_run_is_there_although_no_more_comes(is_last):
     reference = PlayedReference()
-    play(reference, np.full(4_800, 8_000, np.int16), 48_000)
+    reference.push(PlayedBlock(1, 0, np.full(4_800, 8_000, np.int16), START_S, is_last), 48_000)
     samples, _ = heard(reference, START_S, 0.2)
     assert np.flatnonzero(samples > 0.2)[-1] == pytest.approx(1_600, abs=3)
+
+
+def test_what_is_told_late_is_waited_for():
+    reference = PlayedReference()
+    sound = tone(SAMPLE_RATE, 0.2)
+    reference.push(PlayedBlock(1, 0, sound[:800], START_S), SAMPLE_RATE)
+    frames = []
+    reader = threading.Thread(target=lambda: frames.append(reference.frame_at(START_S + 0.1)))
+    reader.start()
+    reference.push(PlayedBlock(1, 800, sound[800:], START_S + 0.05, True), SAMPLE_RATE)
+    reader.join(timeout=10)
+    expected = sound[1_600:1_760].astype(np.float32) / 32_768
+    assert np.abs(frames[0].samples - expected).max() < 1e-3
 
 
 def test_what_is_older_than_what_is_held_is_silence():
