@@ -75,8 +75,9 @@ def serve(config: Config, options: ServeOptions, signals: StopSignals) -> int:
             ),
         )
         asyncio.run(_run(daemon, signals))
-    if daemon.has_stuck_threads:
-        # Ending the interpreter under a thread that is inside a native library can crash it.
+    if daemon.has_stuck_threads or "livekit" in sys.modules:
+        # Ending the interpreter under a thread that is inside a native library can crash it, and
+        # those of livekit write a last line of log through Python while it ends.
         logging.shutdown()
         sys.stdout.flush()
         os._exit(0)

@@ -44,8 +44,11 @@ class EchoCanceller:
     """WebRTC's AEC3. Frames pass by it untouched before anything is played and when nothing was
     for ten seconds; its own output is 8 ms late and has nothing below 100 Hz."""
 
-    def __init__(self) -> None:
-        """ConfigError: the package that brings it is missing or does not load."""
+    def __init__(self, noise_suppression: bool = False) -> None:
+        """ConfigError: the package that brings it is missing or does not load.
+
+        noise_suppression: WebRTC's, which costs words (docs/benchmarks.md).
+        """
         try:
             from livekit.rtc import AudioFrame
             from livekit.rtc.apm import AudioProcessingModule
@@ -55,7 +58,9 @@ class EchoCanceller:
                 ' set echo.mode to "external" or "off"'
             ) from exc
         self._audio_frame = AudioFrame
-        self._module = AudioProcessingModule(echo_cancellation=True)
+        self._module = AudioProcessingModule(
+            echo_cancellation=True, noise_suppression=noise_suppression
+        )
         self._last_near: Samples = np.zeros(FRAME_SAMPLES, np.float32)
         self._is_idle = True
 

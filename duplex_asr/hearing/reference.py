@@ -22,8 +22,8 @@ MAX_RUNS = 64
 # Two blocks of a generation are taken for neighbours although their times differ by this.
 SAME_RUN_S = 0.05
 # A reader that is so far behind, or ahead, of the time it is asked for goes there at once; less it
-# makes up for slowly, or in silence. After a step AEC3 lets two seconds of echo through; a reference
-# that comes early does no harm, one that comes after its echo does.
+# makes up for slowly, or in silence. After a step AEC3 lets up to two seconds of echo through; a
+# reference that comes early does no harm, one that comes after its echo does.
 MAX_BEHIND = 0.005 * SAMPLE_RATE
 MAX_AHEAD = 0.05 * SAMPLE_RATE
 SILENCE_MS = 500.0
