@@ -103,7 +103,8 @@ def test_what_is_played_is_heard_whole_and_told_when(sound_card, monkeypatch, tm
     starts = [block.start for block in output.blocks]
     assert starts == [0, *np.cumsum([len(block.samples) for block in output.blocks])[:-1]]
     times = [block.time_s for block in output.blocks]
-    assert np.diff(times[-50:]) == pytest.approx(0.01, abs=0.001)  # the device's clock is found
+    late_ms = 1000 * (np.array(times) - np.array(starts) / rate)
+    assert np.ptp(late_ms[-50:]) < 2  # the device's clock is found
     assert times[-1] - times[0] == pytest.approx(starts[-1] / rate, abs=0.05)
     assert began < times[0] < first + 0.02 and first - times[0] < 0.1
     expected = np.interp(np.arange(RATE) / RATE, seconds, chirp)
