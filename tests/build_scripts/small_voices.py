@@ -17,8 +17,14 @@ def weights(name: str, *shape: int) -> TensorProto:
     return numpy_helper.from_array(RNG.normal(size=shape).astype(np.float32) * 0.3, name)
 
 
-def write_piper(path: Path, *, late_shape: bool = False, late_operator: str = "") -> Path:
-    """Two frames a token, four samples a frame; noise before the cut as in VITS.
+def write_piper(
+    path: Path,
+    *,
+    late_shape: bool = False,
+    late_operator: str = "",
+    samples_per_frame: int = 4,
+) -> Path:
+    """Two frames a token, some samples a frame; noise before the cut as in VITS.
 
     late_shape: the vocoder reads a size from before the cut. late_operator: one more node there.
     """
@@ -36,7 +42,7 @@ def write_piper(path: Path, *, late_shape: bool = False, late_operator: str = ""
         node("Conv", "/dec/conv_pre/Conv", ["/Mul_7_output_0", "pre"], pads=[1, 1]),
         node("LeakyRelu", "/dec/LeakyRelu", ["/dec/conv_pre/Conv_output_0"], alpha=0.1),
         node("ConvTranspose", "/dec/ups.0/ConvTranspose", ["/dec/LeakyRelu_output_0", "ups"],
-             strides=[4], pads=[0, 0]),
+             strides=[samples_per_frame], pads=[0, 0]),
         node("Tanh", "/dec/Tanh", ["/dec/ups.0/ConvTranspose_output_0"]),
     ]  # fmt: skip
     last = "/dec/Tanh_output_0"
@@ -61,7 +67,7 @@ def write_piper(path: Path, *, late_shape: bool = False, late_operator: str = ""
         [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 1, 1, "time"])],
         [
             weights("pre", CHANNELS, CHANNELS, 3),
-            weights("ups", CHANNELS, 1, 4),
+            weights("ups", CHANNELS, 1, samples_per_frame),
             numpy_helper.from_array(np.array([1]), "axis_1"),
             numpy_helper.from_array(np.array([0]), "zero"),
         ],

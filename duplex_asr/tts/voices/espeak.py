@@ -25,14 +25,12 @@ from duplex_asr.tts.voices.espeak_library import (
     EspeakLibrary,
     each_event,
 )
+from duplex_asr.tts.voices.parts import speakable
 from duplex_asr.tts.words import WordFinder
 
 _BLOCK_MS = 60  # the library makes none that are shorter
 _NORMAL_WPM = 175
 _VOICE_NAME = re.compile(r"[A-Za-z0-9-]+(\+[A-Za-z0-9_-]+)?")
-# Control characters, which would change speed or pitch; half of a pair of surrogates, which UTF-8
-# cannot hold; the private area, where the library keeps signs of its own.
-_NOT_TO_BE_SPOKEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ue000-\uf8ff]")
 _one_a_process = threading.Lock()
 
 
@@ -104,7 +102,7 @@ class EspeakVoice:
     def synthesize(self, text: str, cancellation: Cancellation) -> Iterator[SpeechPiece]:
         """See Voice. Control characters are spaces, and nothing is markup."""
         spoken = _Text(text, cancellation)
-        text = _NOT_TO_BE_SPOKEN.sub(" ", text)
+        text = speakable(text)
         while spoken.num_spoken < len(text):
             cancellation.check()
             self._text = spoken
