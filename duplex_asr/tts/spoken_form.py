@@ -13,9 +13,11 @@ from collections.abc import Iterator, Sequence
 
 from duplex_asr.cancellation import Cancellation
 from duplex_asr.tts.english import Rule, english_rules
+from duplex_asr.tts.sentences import SentenceCutter
 from duplex_asr.tts.voice import SpeechPiece, Voice, WordMark
 from duplex_asr.tts.words import WordFinder
 
+_LOOKED_AT_CHARACTERS = 1000  # of a long text at a time
 # What makes bold, code, headings and lists; a star or line between spaces stays.
 _MARKDOWN = Rule(
     re.compile(
@@ -80,17 +82,33 @@ class SpokenVoice:
         self._rules = spoken_rules(voice.languages[0])
 
     def synthesize(self, text: str, cancellation: Cancellation) -> Iterator[SpeechPiece]:
-        """See Voice."""
-        form = SpokenForm(text, self._rules)
-        words = WordFinder(text)
-        for piece in self._voice.synthesize(form.text, cancellation):
-            found = ((words.find(form.place(mark.text_start)), mark) for mark in piece.words)
-            marks = tuple(WordMark(*span, mark.sample) for span, mark in found if span is not None)
-            yield SpeechPiece(piece.samples, marks)
+        """See Voice. A long text is looked at sentence by sentence, so that it can be left."""
+        num_chars = num_samples = 0
+        for sentence in _sentences_of(text):
+            form = SpokenForm(sentence, self._rules)
+            words = WordFinder(sentence)
+            num_before = num_samples
+            for piece in self._voice.synthesize(form.text, cancellation):
+                marks = []
+                for mark in piece.words:
+                    if (span := words.find(form.place(mark.text_start))) is not None:
+                        start, end = (num_chars + place for place in span)
+                        marks.append(WordMark(start, end, num_before + mark.sample))
+                num_samples += piece.samples.size
+                yield SpeechPiece(piece.samples, tuple(marks))
+            num_chars += len(sentence)
+        cancellation.check()
 
     def close(self) -> None:
         """See Voice."""
         self._voice.close()
+
+
+def _sentences_of(text: str) -> Iterator[str]:
+    cutter = SentenceCutter()
+    for start in range(0, len(text), _LOOKED_AT_CHARACTERS):
+        yield from cutter.push(text[start : start + _LOOKED_AT_CHARACTERS])
+    yield from cutter.flush()
 
 
 def _replacements(text: str, rules: Sequence[Rule]) -> Iterator[tuple[int, int, str]]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from duplex_asr.cancellation import Cancellation
+from duplex_asr.cancellation import Cancellation, Cancelled
 from duplex_asr.tts.spoken_form import SpokenForm, SpokenVoice, spoken_rules
 from duplex_asr.tts.voices.espeak import EspeakVoice
 
@@ -73,6 +73,25 @@ def test_words_keep_their_places_in_what_was_written() -> None:
         "**Well**,", "it's", "$5.50", "or", "-3", "at", "10:05,", "Dr.", "Smith!",
     ]  # fmt: skip
     assert np.all(np.diff([mark.sample for mark in marks]) > 0)
+
+
+def test_words_of_a_long_text_have_their_places_and_it_can_be_left_at_once() -> None:
+    voice = SpokenVoice(EspeakVoice())
+    text = "Dr. Smith has $5. " * 3000
+    cancellation = Cancellation()
+    pieces = voice.synthesize(text, cancellation)
+    marks, num_samples = [], 0
+    while len(marks) < 12:
+        piece = next(pieces)
+        assert all(0 <= mark.sample - num_samples < piece.samples.size for mark in piece.words)
+        marks += piece.words
+        num_samples += piece.samples.size
+    words = [text[mark.text_start : mark.text_end] for mark in marks]
+    assert words[:12] == ["Dr.", "Smith", "has", "$5."] * 3
+    cancellation.set()
+    with pytest.raises(Cancelled):
+        next(pieces)
+    voice.close()
 
 
 @given(st.text(alphabet="$€0123456789.,:/- kmhg%°C*_`#DrNo\n", max_size=60))
