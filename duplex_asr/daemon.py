@@ -91,6 +91,7 @@ class Daemon:
         saved_utterances: SavedUtterances | None = None,
         partial_interval_ms: int = 0,
         speech: SpeechParts | None = None,
+        describe_memory: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         self._source = source
         self._new_endpointer = new_endpointer
@@ -98,6 +99,7 @@ class Daemon:
         self._runtime_dir = runtime_dir
         self._service = service
         self._options = options
+        self._describe_memory = describe_memory
         self._handed_over = handed_over
         self._saver: UtteranceSaver | None = None
         if saved_utterances is not None:
@@ -152,6 +154,7 @@ class Daemon:
             },
             "voice": lambda: describe_voice(_known(self._voice_info)),
             "playback": lambda: self._speech_output.describe() if self._speech_output else {},
+            "memory": self._describe_memory,
             "queues": self._num_waiting,
             "drops": lambda: {"input_overflows": self._source.num_overflows},
             "speculation": self._speculation.as_dict,

@@ -5,6 +5,7 @@
     ├── EngineError           3   an engine folder is missing, damaged or built for something else
     │   └── CheckpointError   3   a model checkpoint cannot be read or is not a Whisper
     ├── VoiceError            3   a voice is missing, damaged, or cannot speak a text
+    ├── NotEnoughMemoryError  3   engine, voice and the rest do not fit; the message is a table
     ├── OutOfBlocksError      1   all KV memory is taken: this request is refused, the others go on
     ├── GpuLostError          1   the GPU refuses this process from now on: only a new one can go on
     ├── AudioError            4   a device or a recording cannot be opened or read
@@ -40,6 +41,12 @@ class CheckpointError(EngineError):
 
 class VoiceError(DuplexAsrError):
     """A voice cannot be loaded, or cannot speak a text."""
+
+    exit_code = 3
+
+
+class NotEnoughMemoryError(DuplexAsrError):
+    """What is configured needs more memory than there is, or than it may use."""
 
     exit_code = 3
 

@@ -29,6 +29,7 @@ from duplex_asr.hearing.reference import PlayedReference
 from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.hearing.vad import load_detector
 from duplex_asr.loaded_speech import LoadedSpeech
+from duplex_asr.memory_ledger import MemoryLedger, memory_needs
 from duplex_asr.service.program_info import RecognizerInfo
 from duplex_asr.service.runtime_dir import RuntimeDir, find_runtime_dir
 from duplex_asr.service.systemd_sockets import take_over
@@ -53,13 +54,18 @@ def serve(config: Config, options: ServeOptions, signals: StopSignals) -> int:
     return_freed_memory()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     engine_folder = find_engine(config.engine.path)
+    needs = memory_needs(config, read_manifest(engine_folder))
+    ledger = MemoryLedger(needs, config.service.memory_budget_mb)
+    ledger.check()
     folder = find_runtime_dir(config.service.runtime_dir)
     with RuntimeDir(folder, config.service.socket_mode) as runtime_dir:
         reference = PlayedReference()
         daemon = Daemon(  # which closes the source in its end
-            source=open_ears(config, reference),
+            source=open_ears(config, reference, ledger),
             new_endpointer=lambda new_id: new_endpointer(config, new_id),
-            load_speech=lambda: load_speech(config, engine_folder),
+            load_speech=ledger.measured(
+                "speech engine", lambda: load_speech(config, engine_folder)
+            ),
             runtime_dir=runtime_dir,
             service=config.service,
             options=options,
@@ -68,11 +74,12 @@ def serve(config: Config, options: ServeOptions, signals: StopSignals) -> int:
             partial_interval_ms=config.transcription.partial_interval_ms,
             speech=SpeechParts(
                 config.playback,
-                lambda: load_voice(config.voice),
+                ledger.measured("voice", lambda: load_voice(config.voice)),
                 Speaker,
                 SentenceCutter,
                 reference.push,
             ),
+            describe_memory=ledger.describe,
         )
         asyncio.run(_run(daemon, signals))
     if daemon.has_stuck_threads or "livekit" in sys.modules:
@@ -107,7 +114,7 @@ def _request_stop(loop: asyncio.AbstractEventLoop, daemon: Daemon) -> None:
     loop.call_soon_threadsafe(daemon.request_stop)
 
 
-def open_ears(config: Config, reference: PlayedReference) -> Source:
+def open_ears(config: Config, reference: PlayedReference, ledger: MemoryLedger) -> Source:
     """The source of the configuration; a microphone without what the device itself plays."""
     audio = config.audio
     source = open_source(
@@ -116,7 +123,8 @@ def open_ears(config: Config, reference: PlayedReference) -> Source:
     if not isinstance(source, MicrophoneSource):
         return source
     try:
-        return EchoCancelledSource(source, reference, config.echo)
+        with ledger.measuring("echo canceller"):
+            return EchoCancelledSource(source, reference, config.echo)
     except ConfigError:
         source.close()
         raise

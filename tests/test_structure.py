@@ -51,6 +51,7 @@ JOIN_STAGES = {
     "barge_in.py",
     "build_command.py",
     "say_command.py",
+    "memory_ledger.py",
     "show_devices.py",
     "check_command.py",
     "cli.py",

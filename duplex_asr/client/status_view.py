@@ -20,6 +20,7 @@ def describe_status(status: dict[str, Any]) -> str:
                            ",".join(engine.get("languages", ())), engine.get("folder"))),
         ("voice", _joined(voice.get("name"), ",".join(voice.get("languages", ())))),
         ("speaker", _speaker(status.get("playback") or {})),
+        ("memory", _memory(status.get("memory") or {})),
         ("waiting", _counts(status.get("queues", {}))),
         ("published", _counts(status.get("events", {}))),
         ("errors", _counts(status.get("errors", {}))),
@@ -68,6 +69,14 @@ def _speaker(playback: dict[str, Any]) -> str:
         f"{'paused in' if playback.get('is_paused') else 'plays'} {playing}" if playing else "",
         f"{num_underruns} underruns" if num_underruns else "",
     )
+
+
+def _memory(memory: dict[str, Any]) -> str:
+    if not memory:
+        return ""
+    needed = sum(memory.get("needs_mb", {}).values())
+    measured = ", ".join(f"{part} {mb:.0f}" for part, mb in memory.get("measured_mb", {}).items())
+    return f"{memory.get('resident_mb', 0):.0f} MB, {needed:.0f} expected  ({measured})"
 
 
 def _counts(counts: dict[str, int]) -> str:

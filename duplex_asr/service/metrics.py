@@ -57,6 +57,14 @@ def _families(status: dict[str, Any]) -> Iterator[tuple[str, str, str, list[Samp
         for name in ("events", "control")
     ]
     yield "duplex_asr_clients", "gauge", "Open connections, by socket.", clients
+    memory = status["memory"]
+    parts: list[Sample] = [
+        ("", {"part": part, "kind": kind}, value)
+        for kind, key in (("estimate", "needs_mb"), ("measured", "measured_mb"))
+        for part, value in memory.get(key, {}).items()
+    ]
+    parts.append(("", {"part": "all", "kind": "measured"}, memory.get("resident_mb")))
+    yield "duplex_asr_memory_mb", "gauge", "Memory of each part, as reckoned and measured.", parts
     for name, timing in status["timings"].items():
         samples: list[Sample] = [
             ("", {"quantile": str(int(key[1:]) / 100)}, value)

@@ -1,0 +1,189 @@
+"""A configuration in, what it needs of the memory out, part by part; refuses what does not fit.
+
+Estimates stand before loading, measured figures beside them afterwards: the growth of the process
+while a part was loaded. Memory of a GPU that has its own is neither counted nor measured.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from duplex_asr.asr.manifest import TOKENIZER_NAME, Manifest
+from duplex_asr.config import Config
+from duplex_asr.errors import NotEnoughMemoryError
+
+T = TypeVar("T")
+MB = 1 << 20
+# Measured with the demo engine, Python 3.11 on x86-64: libraries and code that come after the
+# start, and the two processes that record and play.
+LIBRARIES_MB, SOUND_PROCESSES_MB = 60.0, 40.0
+ESPEAK_MB, NEURAL_VOICE_MB = (
+    6.0,
+    60.0,
+)  # the second beside the model: onnxruntime and its work space
+ECHO_CANCELLER_MB = 25.0
+CUDA_CONTEXT_MB = 200.0  # not measured on a board
+BYTES_OF = {"fp32": 4.0, "int8": 1.3, "fp16": 2.0, "int4": 0.6}  # a weight, with its scales
+MAX_AUDIOS = 2  # of an onnx engine: one that is decoded, one that is encoded
+ENCODER_LAYERS_HELD = 2  # intermediate results that are there at once
+GPU_ENCODER_ROWS = 20  # halves a position of the encoder, in widths of the model
+
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """One part: what it takes, and how it can be made to take less. part: "WHOLE: DETAIL"."""
+
+    part: str
+    mb: float
+    how_to_lower: str
+
+
+def memory_needs(config: Config, manifest: Manifest) -> list[MemoryNeed]:
+    """What this configuration needs with this engine; estimates, see docs/benchmarks.md."""
+    needs = [
+        MemoryNeed("process", resident_mb() + LIBRARIES_MB, ""),
+        MemoryNeed("sound processes", SOUND_PROCESSES_MB, ""),
+        *_engine_needs(config, manifest),
+        _voice_need(config),
+    ]
+    if config.audio.source.startswith("microphone") and config.echo.mode == "aec3":
+        needs.append(MemoryNeed("echo canceller", ECHO_CANCELLER_MB, 'echo.mode = "external"'))
+    return needs
+
+
+def _engine_needs(config: Config, manifest: Manifest) -> Iterator[MemoryNeed]:
+    size, is_onnx = manifest.dimensions, manifest.backend == "onnx"
+    files = sum(each["bytes"] for name, each in manifest.files.items() if name != TOKENIZER_NAME)
+    weights_mb = files / MB
+    if is_onnx:  # half precision in the file is widened when it is loaded
+        width = size.n_text_state
+        num_weights = (
+            12 * size.n_audio_layer * size.n_audio_state**2
+            + 16 * size.n_text_layer * width**2
+            + size.n_vocab * width
+        )
+        weights_mb = max(weights_mb, num_weights * BYTES_OF.get(manifest.precision, 4.0) / MB)
+    yield MemoryNeed(
+        "speech engine: weights", weights_mb, "a smaller model or precision: `duplex-asr build`"
+    )
+    bytes_a_value = 4 if is_onnx else 2
+    a_position = 2 * size.n_text_layer * size.n_text_state * bytes_a_value / MB
+    num_audios, num_tokens = MAX_AUDIOS, MAX_AUDIOS * size.n_text_ctx
+    lower = ""
+    if manifest.backend == "cuda":
+        num_audios, num_tokens = config.cuda.max_audios, config.cuda.pool_tokens
+        lower = "cuda.max_audios, cuda.pool_tokens"
+    yield MemoryNeed(
+        "speech engine: KV", a_position * (num_audios * size.n_audio_ctx + num_tokens), lower
+    )
+    a_layer = size.n_audio_head * size.n_audio_ctx**2 + 5 * size.n_audio_ctx * size.n_audio_state
+    scratch_mb = ENCODER_LAYERS_HELD * a_layer * bytes_a_value / MB
+    if not is_onnx:
+        rows = GPU_ENCODER_ROWS * size.n_audio_ctx * size.n_audio_state
+        scratch_mb = CUDA_CONTEXT_MB + rows * bytes_a_value / MB
+    yield MemoryNeed("speech engine: work space", scratch_mb, "a smaller model")
+
+
+def _voice_need(config: Config) -> MemoryNeed:
+    voice = config.voice
+    if voice.engine == "espeak":
+        return MemoryNeed("voice", ESPEAK_MB, "")
+    paths = [Path(each).expanduser() for each in (voice.path, voice.voices_path) if each]
+    files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path])]
+    size_mb = sum(each.stat().st_size for each in files if each.is_file()) / MB
+    return MemoryNeed("voice", size_mb + NEURAL_VOICE_MB, 'voice.engine = "espeak"')
+
+
+class MemoryLedger:
+    """What is needed, what may be used, and what the parts took when they were loaded.
+
+    budget_mb: of the whole process; 0: what the machine has free.
+    """
+
+    def __init__(
+        self,
+        needs: list[MemoryNeed],
+        budget_mb: int,
+        resident: Callable[[], float] | None = None,
+        available: Callable[[], float | None] | None = None,
+    ) -> None:
+        self._needs = needs
+        self._budget_mb = budget_mb
+        self._resident = resident or resident_mb
+        self._available = available or available_mb
+        self._loading = threading.Lock()
+        self._measured_mb: dict[str, float] = {"process": round(self._resident(), 1)}
+
+    @property
+    def needs_mb(self) -> float:
+        return sum(each.mb for each in self._needs)
+
+    def check(self) -> None:
+        """Raise NotEnoughMemoryError, a table, if it does not fit."""
+        if self._budget_mb:
+            limit_mb, source = float(self._budget_mb), "service.memory_budget_mb"
+        else:
+            available = self._available()
+            if available is None:
+                return
+            limit_mb, source = available + self._resident(), "free on this machine"
+        if self.needs_mb <= limit_mb:
+            return
+        rows = [
+            f"  {each.part:28}{each.mb:7.0f} MB"
+            + (f"   lower it with {each.how_to_lower}" if each.how_to_lower else "")
+            for each in self._needs
+        ]
+        raise NotEnoughMemoryError(
+            f"not enough memory: {self.needs_mb:.0f} MB are needed and {limit_mb:.0f} MB may be "
+            f"used ({source}); lower what is needed or allow more\n" + "\n".join(rows)
+        )
+
+    @contextmanager
+    def measuring(self, part: str) -> Iterator[None]:
+        """Note by how much the process grows while a part is loaded; one part after the other,
+        which also keeps the peak low."""
+        with self._loading:
+            before = self._resident()
+            yield
+            self._measured_mb[part] = round(self._resident() - before, 1)
+
+    def measured(self, part: str, load: Callable[[], T]) -> Callable[[], T]:
+        """The same function, measured when it is called."""
+
+        def load_measured() -> T:
+            with self.measuring(part):
+                return load()
+
+        return load_measured
+
+    def describe(self) -> dict[str, Any]:
+        """The section `memory` of the status."""
+        available = self._available()
+        return {
+            "budget_mb": self._budget_mb,
+            "available_mb": None if available is None else round(available),
+            "resident_mb": round(self._resident(), 1),
+            "needs_mb": {each.part: round(each.mb, 1) for each in self._needs},
+            "measured_mb": dict(self._measured_mb),
+        }
+
+
+def resident_mb() -> float:
+    """What this process has in memory now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / MB
+
+
+def available_mb() -> float | None:
+    """What the machine can give without swapping; None if it does not say."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) / 1024
+    return None
