@@ -57,7 +57,7 @@ def _families(status: dict[str, Any]) -> Iterator[tuple[str, str, str, list[Samp
         for name in ("events", "control")
     ]
     yield "duplex_asr_clients", "gauge", "Open connections, by socket.", clients
-    memory = status["memory"]
+    memory = status.get("memory", {})
     parts: list[Sample] = [
         ("", {"part": part, "kind": kind}, value)
         for kind, key in (("estimate", "needs_mb"), ("measured", "measured_mb"))
