@@ -31,6 +31,7 @@ from duplex_asr.service.runtime_dir import ServiceConfig
 from duplex_asr.service.subscription import SUBSCRIBABLE
 from duplex_asr.service.wyoming_wire import encode_event
 from tests.service_doubles import Room, speak, speak_pcm
+from tests.speech_doubles import SpeakerRoom
 
 PATIENCE_S = 20.0  # a session that takes longer is stuck
 NUM_WORKERS = 16
@@ -228,7 +229,8 @@ class ControlFuzz(Session):
         chance = self.chance
         kind = chance.choice(
             ["describe", "ping", "transcribe", "audio-start", "audio-chunk", "audio-chunk",
-             "audio-chunk", "audio-stop", "cancel", "status", "subscribe", "synthesize", "x"]
+             "audio-chunk", "audio-stop", "cancel", "status", "subscribe", "synthesize",
+             "synthesize-start", "synthesize-chunk", "synthesize-chunk", "synthesize-stop", "x"]
         )  # fmt: skip
         data: dict[str, Any] = {}
         payload = b""
@@ -243,8 +245,8 @@ class ControlFuzz(Session):
             data = {"language": chance.choice(["en", "de", None, 7, "en-US"])}
         elif kind == "subscribe":
             data = subscription(chance, is_first=number == 0)
-        elif chance.random() < 0.2:
-            data = {"text": anything(chance)}
+        elif not kind.startswith("audio"):
+            data = about_speech(chance, kind)
         return encode_event(Event(kind, data, payload or None))
 
     async def _end_politely(self, reading: asyncio.Task[None]) -> None:
@@ -296,6 +298,23 @@ class MetricsFuzz(Session):
 
 def anything(chance: random.Random) -> Any:
     return chance.choice([None, True, -1, 0, 2, 1 << 40, 1.5, "", "x" * 300, [], {"a": 1}, "en"])
+
+
+def about_speech(chance: random.Random, kind: str) -> dict[str, Any]:
+    """A text, or a piece of one, that is mostly possible; for others sometimes anything."""
+    if kind == "cancel" and chance.random() < 0.3:
+        return chance.choice([{"all": True}, {"id": "s1"}, {"id": anything(chance)}])
+    if not kind.startswith("synthesize"):
+        return {"text": anything(chance)} if chance.random() < 0.2 else {}
+    data: dict[str, Any] = {"text": chance.choice(["", "One. ", "Two three", ". Four. Five. "])}
+    if chance.random() < 0.5:
+        data["play"] = True
+    if chance.random() < 0.3:
+        data |= {"priority": chance.randrange(10), "mode": chance.choice(["queue", "replace"])}
+    if chance.random() < 0.1:
+        key = chance.choice(["text", "play", "id", "priority", "mode", "voice", "text_format"])
+        data[key] = anything(chance)
+    return data
 
 
 def subscription(chance: random.Random, is_first: bool) -> dict[str, Any]:
@@ -361,7 +380,12 @@ async def fuzz(
     crash_log = CrashLog(findings.crashes)
     logging.getLogger().addHandler(crash_log)
     chance = random.Random(seed)
-    room = Room(folder / "run", service=SERVICE, load_speech=AnySpeech(chance).load)
+    room = Room(
+        folder / "run",
+        service=SERVICE,
+        load_speech=AnySpeech(chance).load,
+        speech_parts=SpeakerRoom().parts,
+    )
     kinds: list[tuple[type[Session], Path]] = [
         (ControlFuzz, room.runtime_dir.control_path),
         (ControlFuzz, room.runtime_dir.control_path),
