@@ -27,16 +27,19 @@ _NEVER_END = ("e.g", "i.e", "z.b", "d.h", "u.a")
 _DOTTED = re.compile(r"(?:\w\.)+\w?$")  # e.g. i.e. U.S.A. p.m. z.B.
 _LAST_WORD = re.compile(r"[\w.]*$")
 _LIST_NUMBER = re.compile(r"(?:^|\n)\s*(?:\d{1,3}|[A-Za-z])$")
+_ITEM = r"[-*•]|#{1,6}|\d{1,3}[.)]"  # of a list, or a heading
 # An end: terminators, what closes behind them, white space and the first sign of what follows.
 _END = re.compile(
     rf"(?P<marks>[{_TERMINATORS}]+)[{re.escape(_CLOSING)}]*(?P<space>\s+)(?=\S)"
     rf"|[{_UNSPACED_TERMINATORS}]+[{_UNSPACED_CLOSING}]*\s*"
     rf"(?=[^\s{_UNSPACED_TERMINATORS}{_UNSPACED_CLOSING}])"
     r"|[ \t]*\n[ \t]*(?:\n\s*)+(?=\S)"  # an empty line
+    rf"|[ \t]*\n[ \t]*(?=(?:{_ITEM})[ \t])"
 )
 # What an end may begin with, at the end of what has come so far.
 _OPEN = re.compile(
-    rf"[{_TERMINATORS}{_UNSPACED_TERMINATORS}{_UNSPACED_CLOSING}{re.escape(_CLOSING)}\s]+$"
+    rf"[{_TERMINATORS}{_UNSPACED_TERMINATORS}{_UNSPACED_CLOSING}{re.escape(_CLOSING)}\s]+"
+    rf"(?:(?<=\s)(?:{_ITEM}|\d{{1,3}}))?$"
 )
 _CLAUSE_END = re.compile(r"[,;:–—)]\s+|[，、；：]")
 _WORD_END = re.compile(r"\s+")
@@ -68,9 +71,8 @@ class SentenceCutter:
 
     def _find_end(self) -> int | None:
         """Characters of the first sentence of the rest; None as long as it may go on."""
-        for match in _END.finditer(self._rest, self._num_looked_at):
-            if match.end() > self._max_characters:
-                break
+        # Not further than where it is cut in any case, with whatever pieces the text comes.
+        for match in _END.finditer(self._rest, self._num_looked_at, self._max_characters + 1):
             if _is_end(self._rest, match):
                 return match.end()
         if len(self._rest) > self._max_characters:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from duplex_asr.tts.sentences import MAX_SENTENCE_CHARACTERS, SentenceCutter
 
 
-def cut(*pieces: str) -> list[str]:
-    cutter = SentenceCutter()
+def cut(*pieces: str, limit: int = MAX_SENTENCE_CHARACTERS) -> list[str]:
+    cutter = SentenceCutter(limit)
     return [sentence for piece in pieces for sentence in cutter.push(piece)] + cutter.flush()
 
 
@@ -31,6 +31,7 @@ def cut(*pieces: str) -> list[str]:
         "Wait -- what?! |No way!!! |Yes.",
         "First paragraph\n\n|Second paragraph.",
         "1. Open the door. |2. Close it.",
+        "Buy this:\n|- milk\n|- bread\n|* salt\n|12. beer\n|# Then\n\n|go - on\nand on",
         "Meet at example.com. |See https://a.b/c?d=e. |Good.",
         "Das kostet z.B. 5 €, d.h. nichts. |Gut.",
         "今日は晴れです。|明日は雨。|「はい。」|終わり",
@@ -100,7 +101,9 @@ def test_it_makes_no_difference_how_the_text_comes(text: str, data: st.DataObjec
     places = st.integers(0, len(text))
     cuts = sorted(data.draw(st.lists(places, max_size=8)))
     pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    assert cut(*pieces) == cut(text) == cut(*text)
+    limit = data.draw(st.sampled_from([20, MAX_SENTENCE_CHARACTERS]))
+    whole = cut(text, limit=limit)
+    assert cut(*pieces, limit=limit) == whole == cut(*text, limit=limit)
 
 
 @given(TEXTS)

@@ -15,6 +15,7 @@ from duplex_asr.errors import VoiceError
 # Sound goes to the callback from inside of espeak_Synth. The other way, from a thread of the
 # library's own, hangs now and then: it can miss that it was told to begin or to end.
 _SYNCHRONOUS = 2
+_DONT_EXIT = 0x8000  # the whole process, when data are missing
 _CHARS_UTF8 = 1  # and neither SSML (0x10) nor phonemes in [[ ]] (0x100) mean anything
 _POSITION_CHARACTER = 1
 _OK = 0
@@ -81,7 +82,7 @@ class EspeakLibrary:
                 "`pip install --force-reinstall espeakng-loader`"
             ) from error
         data = path.parent / "espeak-ng-data"
-        self.rate = self._library.espeak_Initialize(_SYNCHRONOUS, block_ms, bytes(data), 0)
+        self.rate = self._library.espeak_Initialize(_SYNCHRONOUS, block_ms, bytes(data), _DONT_EXIT)
         if self.rate <= 0:
             raise VoiceError(
                 f"espeak-ng does not start with its data in {data}: run "

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import espeakng_loader
 import numpy as np
 import pytest
 
@@ -179,6 +182,22 @@ def test_a_voice_that_does_not_exist_is_named(name: str) -> None:
     with pytest.raises(VoiceError, match="has no voice .*such as en-us"):
         EspeakVoice(name)
     EspeakVoice().close()  # which the failure left free
+
+
+def test_an_installation_without_its_data_is_a_refusal_and_not_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "libespeak-ng.so"
+    shutil.copyfile(espeakng_loader.get_library_path(), library)
+    monkeypatch.setattr(espeakng_loader, "get_library_path", lambda: str(library))
+    with pytest.raises(VoiceError, match="does not start with its data in .*force-reinstall"):
+        EspeakVoice()
+    library = tmp_path / "broken.so"
+    library.write_bytes(b"no library")
+    with pytest.raises(VoiceError, match="cannot be loaded .*force-reinstall"):
+        EspeakVoice()
+    monkeypatch.undo()
+    EspeakVoice().close()
 
 
 def test_a_second_one_in_the_process_is_refused(voice: EspeakVoice) -> None:
