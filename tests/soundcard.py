@@ -84,12 +84,14 @@ def wait_until_ready(server: subprocess.Popen[bytes], env: dict[str, str], log: 
 
 
 @contextmanager
-def open_sound_card(folder: Path, rate: int = 48_000) -> Iterator[SoundCard]:
+def open_sound_card(
+    folder: Path, rate: int = 48_000, modules: str = MODULES
+) -> Iterator[SoundCard]:
     """Start a card whose files live in `folder`; its room runs at `rate` Hz."""
     socket = folder / "native"
     alsa_config, script = folder / "asound.conf", folder / "card.pa"
     alsa_config.write_text(ALSA_CONFIG)
-    script.write_text(MODULES.format(socket=socket, rate=rate))
+    script.write_text(modules.format(socket=socket, rate=rate))
     env = {name: value for name, value in os.environ.items() if not name.startswith("PULSE_")}
     env |= {
         "HOME": str(folder),
