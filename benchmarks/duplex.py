@@ -50,11 +50,11 @@ DIGITS = Path(__file__).parents[2] / "shared" / "data" / "digits"
 WORDS = "zero one two three four five six seven eight nine".split()
 PHRASE_GAP_S = 0.12
 # The demo engine knows no word of it: whatever it makes of this would be an echo all the same.
-STORY = """The harbour lay quiet in the morning light. Fishing boats came in with the tide, one after
-another, and the gulls followed them to the quay. An old man mended a net and talked to his dog, which
-listened with its head on its paws. Nobody was in a hurry. Behind the houses the hills were green after
-the rain, and a small train crossed the bridge without a sound. In the market they sold bread, apples
-and cheese, and the baker told everybody that the summer would be long. """
+STORY = """The harbour lay quiet in the morning light. Fishing boats came in with the tide, one
+after another, and the gulls followed them to the quay. An old man mended a net and talked to his
+dog, which listened with its head on its paws. Nobody was in a hurry. Behind the houses the hills
+were green after the rain, and a small train crossed the bridge without a sound. In the market
+they sold bread, apples and cheese, and the baker told everybody that the summer would be long. """
 SETTLE_S = 20.0  # of speech alone, in which the canceller learns the room
 
 
