@@ -9,12 +9,14 @@ import numpy as np
 
 from duplex_asr.audio.frames import FRAME_SAMPLES, SAMPLE_RATE, Frame, Samples
 from duplex_asr.errors import ConfigError
+from duplex_asr.hearing.linear_echo import LinearEchoFilter
 from duplex_asr.hearing.reference import FarFrame
 from duplex_asr.settings import setting
 
 FULL_SCALE = 32_767
 # So long after the last sound no echo is left in any room, and frames need not be worked on.
 IDLE_AFTER_MS = 10_000.0
+RISE = np.arange(FRAME_SAMPLES, dtype=np.float32) / FRAME_SAMPLES  # from one signal to another
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,11 @@ class Canceller(Protocol):
 
 
 class EchoCanceller:
-    """WebRTC's AEC3. Frames pass by it untouched before anything is played and when nothing was
-    for ten seconds; its own output is 8 ms late and has nothing below 100 Hz."""
+    """A linear filter, and WebRTC's AEC3 for what that leaves.
+
+    Frames pass by untouched before anything is played and when nothing was for ten seconds. What
+    it gives is 8 ms late and has nothing below 100 Hz.
+    """
 
     def __init__(self, noise_suppression: bool = False) -> None:
         """ConfigError: the package that brings it is missing or does not load.
@@ -58,9 +63,16 @@ class EchoCanceller:
                 ' set echo.mode to "external" or "off"'
             ) from exc
         self._audio_frame = AudioFrame
-        self._module = AudioProcessingModule(
-            echo_cancellation=True, noise_suppression=noise_suppression
-        )
+
+        def new_module() -> Any:
+            return AudioProcessingModule(
+                echo_cancellation=True, noise_suppression=noise_suppression
+            )
+
+        self._linear = LinearEchoFilter()
+        self._behind = new_module()
+        # Takes the whole echo, until the linear filter has learned the room.
+        self._alone: Any = new_module()
         self._last_near: Samples = np.zeros(FRAME_SAMPLES, np.float32)
         self._is_idle = True
 
@@ -69,14 +81,27 @@ class EchoCanceller:
         before, self._last_near = self._last_near, frame.samples
         if self._is_idle:
             return frame
-        if was_idle:  # what it holds is from long ago
+        if was_idle:  # what they hold is from long ago
+            self._linear.forget_sound()
             self._cancel(before, np.zeros_like(before))
         return replace(frame, samples=self._cancel(frame.samples, far.samples))
 
     def _cancel(self, near: Samples, far: Samples) -> Samples:
-        self._module.process_reverse_stream(self._to_audio_frame(far))
+        rest = self._linear.process(near, far)
+        cleaned = self._by_aec3(self._behind, rest, far)
+        if self._alone is None:
+            return cleaned
+        by_aec3_alone = self._by_aec3(self._alone, near, far)
+        if not self._linear.has_learned:
+            return by_aec3_alone
+        self._alone = None
+        mixed: Samples = by_aec3_alone + RISE * (cleaned - by_aec3_alone)
+        return mixed
+
+    def _by_aec3(self, module: Any, near: Samples, far: Samples) -> Samples:
+        module.process_reverse_stream(self._to_audio_frame(far))
         processed = self._to_audio_frame(near)
-        self._module.process_stream(processed)
+        module.process_stream(processed)
         pcm = np.frombuffer(processed.data, np.int16)
         samples: Samples = pcm.astype(np.float32) / np.float32(FULL_SCALE)
         return samples

@@ -1,0 +1,119 @@
+"""What is heard and what was played in, what is heard without the part that follows from that out.
+
+A partitioned-block frequency-domain Kalman filter: Enzner and Vary, "Frequency-domain adaptive
+Kalman filter for acoustic echo control in hands-free telephones", Signal Processing 86 (2006), in
+the diagonal form of Kuech, Mabande and Enzner, ICASSP 2014. Its step follows from how uncertain
+each coefficient is against all that cannot be explained, so that somebody who speaks meanwhile
+neither stops it nor leads it astray, and no detector of double talk is needed.
+
+It only subtracts: a voice comes through as it was. AEC3 behind it finds little echo left, and so
+has no reason to take the beginning of a word along with it (docs/benchmarks.md).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from duplex_asr.audio.frames import FRAME_SAMPLES, Samples
+
+NUM_BLOCKS = 16  # 160 ms of echo
+# How fast a room may change, a frame of 10 ms: people walk, doors open.
+FORGETTING = 1 - 0.9995**2
+SMOOTHING = 0.9  # of the power of what is not explained
+FIRST_UNCERTAINTY = 1.0
+LEAST_UNCERTAINTY = 1e-8
+LEAST_POWER = 1e-6  # of a bin, float samples: far below the noise of any microphone
+SILENCE = 1e-7 * FRAME_SAMPLES  # energy of 160 ms of far sound that nothing is learned from
+# Half of what a block's transform holds is the block itself; the other half is the one before.
+SHARE = 0.5
+
+# The room is known as soon as nine tenths of what is heard are explained, for a second or so.
+LEARNED_AT_DB = 10.0
+POWER_SMOOTHING, QUICK_SMOOTHING = 0.98, 0.8
+
+
+class LinearEchoFilter:
+    """Takes frames in their order.
+
+    has_learned: it has explained most of what was heard for a while; before, what it gives changes
+    so fast that a voice detector may take the echo that is left for a voice.
+    """
+
+    def __init__(self) -> None:
+        num_bins = FRAME_SAMPLES + 1
+        shape = (NUM_BLOCKS, num_bins)
+        self.has_learned = False
+        self._weights = np.zeros(shape, np.complex64)
+        self._far = np.zeros(shape, np.complex64)  # spectra of the last blocks, the newest first
+        self._uncertainty = np.full(shape, FIRST_UNCERTAINTY, np.float32)
+        self._unexplained = np.full(num_bins, LEAST_POWER, np.float32)
+        self._last_far: Samples = np.zeros(FRAME_SAMPLES, np.float32)
+        self._powers = _Powers(POWER_SMOOTHING)
+        self._quick_powers = _Powers(QUICK_SMOOTHING)
+
+    def process(self, near: Samples, far: Samples) -> Samples:
+        """near, far: float32, shape = (160,), of the same time; gives near without its echo."""
+        block = np.fft.rfft(np.concatenate([self._last_far, far]))
+        self._last_far = far
+        self._far[1:] = self._far[:-1].copy()
+        self._far[0] = block
+        echo = self._predict()
+        rest: Samples = near - echo
+        power = np.square(np.abs(self._far))
+        if float(power.sum()) > SILENCE:
+            self._learn(rest, power)
+            self._powers.push(near, rest)
+            self.has_learned |= self._powers.ratio_db > LEARNED_AT_DB
+        self._quick_powers.push(near, rest)
+        # After a sudden change of the room what is subtracted may be more than there is.
+        return rest if self._quick_powers.ratio_db > 0 else near
+
+    def forget_sound(self) -> None:
+        """What was played and heard is from long ago; the room is still known."""
+        self._far[:] = 0
+        self._last_far = np.zeros(FRAME_SAMPLES, np.float32)
+
+    def impulse_response(self) -> npt.NDArray[np.float32]:
+        """The room as it is known: shape = (2560,), from far to near at 16 kHz."""
+        taps = np.fft.irfft(self._weights, axis=1)[:, :FRAME_SAMPLES]
+        return taps.astype(np.float32).reshape(-1)
+
+    def _predict(self) -> Samples:
+        spectrum = (self._weights * self._far).sum(axis=0)
+        echo: Samples = np.fft.irfft(spectrum)[FRAME_SAMPLES:].astype(np.float32)
+        return echo
+
+    def _learn(self, rest: Samples, power: npt.NDArray[np.float32]) -> None:
+        error = np.fft.rfft(np.concatenate([np.zeros(FRAME_SAMPLES, np.float32), rest]))
+        error = error.astype(np.complex64)
+        self._unexplained *= SMOOTHING
+        self._unexplained += (1 - SMOOTHING) * np.square(np.abs(error))
+        uncertainty = (1 - FORGETTING) * self._uncertainty
+        uncertainty += FORGETTING * np.square(np.abs(self._weights))
+        expected = SHARE * (power * uncertainty).sum(axis=0) + self._unexplained + LEAST_POWER
+        gain = uncertainty / expected
+        # A block's taps may not reach into the next one's: what does is cut off in time.
+        step = np.fft.irfft(gain * np.conj(self._far) * error, axis=1)
+        step[:, FRAME_SAMPLES:] = 0
+        self._weights += np.fft.rfft(step, axis=1).astype(np.complex64)
+        uncertainty *= 1 - SHARE * gain * power
+        self._uncertainty = np.maximum(uncertainty, np.float32(LEAST_UNCERTAINTY))
+
+
+class _Powers:
+    """The power of what is heard against what is left of it."""
+
+    def __init__(self, smoothing: float) -> None:
+        self._share = 1 - smoothing
+        self._near = self._rest = LEAST_POWER
+
+    def push(self, near: Samples, rest: Samples) -> None:
+        self._near += self._share * (float(np.mean(np.square(near))) - self._near)
+        self._rest += self._share * (float(np.mean(np.square(rest))) - self._rest)
+
+    @property
+    def ratio_db(self) -> float:
+        return 10 * math.log10((self._near + 1e-12) / (self._rest + 1e-12))

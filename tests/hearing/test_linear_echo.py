@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from duplex_asr.hearing.linear_echo import LinearEchoFilter
+
+FRAME = 160
+ROOM = np.zeros(1_000, np.float32)
+ROOM[[100, 180, 420]] = 0.5, -0.2, 0.1
+ROOM[430:] = 0.02 * np.random.default_rng(1).standard_normal(570) * np.exp(-np.arange(570) / 150)
+
+
+def far_sound(seconds: float, seed: int = 0) -> np.ndarray:
+    """Noise in syllables: loud and soft by turns, as speech is."""
+    samples = int(seconds * 16_000) // FRAME * FRAME
+    loudness = 0.1 * (1 + np.sin(2 * np.pi * 3 * np.arange(samples) / 16_000))
+    return (loudness * np.random.default_rng(seed).standard_normal(samples)).astype(np.float32)
+
+
+def echo_of(far: np.ndarray, room: np.ndarray = ROOM) -> np.ndarray:
+    return np.convolve(far, room)[: len(far)].astype(np.float32)
+
+
+def run(linear: LinearEchoFilter, near: np.ndarray, far: np.ndarray) -> np.ndarray:
+    frames = [
+        linear.process(near[start : start + FRAME], far[start : start + FRAME])
+        for start in range(0, len(near), FRAME)
+    ]
+    return np.concatenate(frames)
+
+
+def reduction_db(near: np.ndarray, rest: np.ndarray) -> float:
+    return float(10 * np.log10(np.mean(near**2) / np.mean(rest**2)))
+
+
+def test_it_learns_the_room_and_takes_its_echo_away() -> None:
+    far = far_sound(6)
+    near = echo_of(far)
+    linear = LinearEchoFilter()
+    rest = run(linear, near, far)
+    assert reduction_db(near[-16_000:], rest[-16_000:]) > 25
+    assert linear.has_learned
+    found = linear.impulse_response()[: len(ROOM)]
+    assert np.linalg.norm(found - ROOM) < 0.05 * np.linalg.norm(ROOM)
+
+
+def test_it_subtracts_what_its_impulse_response_says() -> None:
+    """The partitioned spectra against a plain convolution."""
+    far = far_sound(2)
+    linear = LinearEchoFilter()
+    run(linear, echo_of(far), far)
+    taps = linear.impulse_response()
+    last = far_sound(0.01, seed=5)
+    expected = np.convolve(np.concatenate([far, last]), taps)[len(far) : len(far) + FRAME]
+    near = np.convolve(np.concatenate([far, last]), ROOM)[len(far) : len(far) + FRAME]
+    near = near.astype(np.float32) + np.float32(0.01)
+    np.testing.assert_allclose(near - linear.process(near, last), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("level_db", [-5, 0, 5])
+def test_somebody_who_speaks_meanwhile_comes_through_as_he_is(level_db: int) -> None:
+    far = far_sound(8)
+    echo = echo_of(far)
+    voice = far_sound(8, seed=3) * (np.arange(len(far)) // 8_000 % 4 == 3)  # every other second
+    voice *= 10 ** (level_db / 20) * np.std(echo) / np.std(voice[24_000:32_000])
+    rest = run(LinearEchoFilter(), echo + voice.astype(np.float32), far)
+    late = slice(4 * 16_000, None)
+    spoken = voice[late] != 0
+    assert np.corrcoef(rest[late][spoken], voice[late][spoken])[0, 1] > 0.97
+    assert reduction_db(echo[late][~spoken], rest[late][~spoken]) > 15
+
+
+def test_a_room_that_changes_is_learned_anew_and_never_made_louder() -> None:
+    far = far_sound(12)
+    half = len(far) // 2
+    other = np.roll(ROOM, 150)
+    near = np.concatenate([echo_of(far)[:half], echo_of(far, other)[half:]])
+    rest = run(LinearEchoFilter(), near, far)
+    for start in range(half, len(near), 1_600):
+        change = reduction_db(near[start : start + 1_600], rest[start : start + 1_600])
+        assert change > -1
+    assert reduction_db(near[-16_000:], rest[-16_000:]) > 20
+
+
+def test_where_nothing_is_played_nothing_is_changed() -> None:
+    linear = LinearEchoFilter()
+    far = far_sound(1)
+    run(linear, echo_of(far), far)
+    linear.forget_sound()
+    voice = far_sound(1, seed=2)
+    np.testing.assert_array_equal(run(linear, voice, np.zeros_like(voice)), voice)
+
+
+def test_an_echo_that_cannot_be_explained_is_not_believed_to_be_known() -> None:
+    linear = LinearEchoFilter()
+    rest = run(linear, far_sound(3, seed=9), far_sound(3))
+    assert not linear.has_learned and np.isfinite(rest).all()
