@@ -48,5 +48,5 @@ $(VENV)/.reference: $(VENV)/.dev
 	@echo "Installing torch, openai-whisper and kokoro-onnx into $(VENV) (once) ..."
 	$(PIP) 'torch>=2.4' more-itertools numba tqdm
 	$(PIP) --no-deps openai-whisper==20250625
-	$(PIP) kokoro-onnx
+	$(PIP) -e '.[kokoro]'
 	@touch $@

@@ -1,6 +1,6 @@
 """How soon and how fast a configured voice speaks, and how soon it stops: one line a figure.
 
-    python benchmarks/voices.py [--config FILE] [--json FILE]
+    python benchmarks/voices.py [--config FILE] [--repetitions N] [--json FILE]
 
 Nothing is played; the voice is the [voice] section of the configuration.
 """
@@ -26,13 +26,13 @@ SENTENCES = (
     "It is 21 °C outside, and there will be rain from 3:00 PM on.",
     "I have set a timer for ten minutes; shall I tell you when half of the time is over?",
 )
-REPETITIONS = 25
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path)
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--repetitions", type=int, default=25, metavar="N")
     options = parser.parse_args()
     before_mb = resident_mb()
     started = time.perf_counter()
@@ -42,9 +42,11 @@ def main() -> None:
         "machine": platform.machine(),
         "load_ms": ms_since(started),
     }
-    figures |= speak_all(voice)
+    figures |= speak_all(voice, options.repetitions)
     figures["memory_mb"] = round(resident_mb() - before_mb, 1)
-    figures["cancel_ms"] = spread([cancel_after(voice, index) for index in range(REPETITIONS)])
+    figures["cancel_ms"] = spread(
+        [cancel_after(voice, index) for index in range(options.repetitions)]
+    )
     voice.close()
     for name, figure in figures.items():
         print(f"{name:>16} {figure}")
@@ -52,10 +54,10 @@ def main() -> None:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def speak_all(voice: Voice) -> dict[str, object]:
+def speak_all(voice: Voice, repetitions: int) -> dict[str, object]:
     """All sentences many times: the first piece, the whole, and seconds of sound for a second."""
     first_ms, whole_ms, num_samples = [], [], 0
-    for sentence in SENTENCES * REPETITIONS:
+    for sentence in SENTENCES * repetitions:
         started = time.perf_counter()
         pieces = voice.synthesize(sentence, Cancellation())
         first = next(pieces)
