@@ -21,6 +21,7 @@ def check_config(options: argparse.Namespace) -> int:
     from duplex_asr.asr.tokenizer import Tokenizer, read_ranks
     from duplex_asr.audio.sources import check_source
     from duplex_asr.config import load_config
+    from duplex_asr.memory_ledger import MemoryLedger, memory_needs
     from duplex_asr.service.listening import check_service
 
     config = load_config(options.file)
@@ -32,6 +33,8 @@ def check_config(options: argparse.Namespace) -> int:
     check_files(folder, manifest)
     if manifest.backend == "cuda":
         CudaLibrary(find_library(config.cuda.library, folder))
+    if config.service.memory_budget_mb:
+        MemoryLedger(memory_needs(config, manifest), config.service.memory_budget_mb).check()
     dimensions = manifest.dimensions
     ranks = read_ranks(folder / TOKENIZER_NAME)
     tokenizer = Tokenizer(ranks, dimensions.n_vocab, dimensions.is_multilingual)

@@ -237,6 +237,7 @@ class Daemon:
             job.fail("stopping", "the daemon is stopping")
         if self._speech_output is not None:
             self._speech_output.close()
+            await asyncio.sleep(0)  # clients are told what was heard before they are hung up on
         # In a thread that can be given up on: a sound card or a network's file may take its time.
         self._start_thread("close-source", self._source.close)
         await self._servers.stop_requests()

@@ -109,14 +109,16 @@ def test_larger_models_and_finer_numbers_need_more(tmp_path: Path) -> None:
 def test_a_budget_that_is_too_small_ends_the_start_with_exit_code_3(tmp_path: Path) -> None:
     path = tmp_path / "small.toml"
     path.write_text("[service]\nmemory_budget_mb = 60\n")
-    answer = subprocess.run(
-        [*DUPLEX_ASR, "serve", "--config", str(path), "--engine", str(DEMO), "--source", "stdin:",
-         "--runtime-dir", str(tmp_path / "run")],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert answer.returncode == 3
-    assert "not enough memory" in answer.stderr and "speech engine: weights" in answer.stderr
-    assert "Traceback" not in answer.stderr and not (tmp_path / "run").exists()
+    checking = [*DUPLEX_ASR, "check-config", str(path)]
+    serving = [*DUPLEX_ASR, "serve", "--config", str(path), "--engine", str(DEMO),
+               "--source", "stdin:", "--runtime-dir", str(tmp_path / "run")]  # fmt: skip
+    for command in (checking, serving):
+        answer = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+        )
+        assert answer.returncode == 3
+        assert "not enough memory" in answer.stderr and "speech engine: weights" in answer.stderr
+        assert "Traceback" not in answer.stderr and not (tmp_path / "run").exists()
 
 
 def test_the_estimate_for_the_demo_engine_is_what_is_measured(tmp_path: Path) -> None:

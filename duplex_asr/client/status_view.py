@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-WIDTH = 13  # of the words at the left
+WIDTH = 16  # of the words at the left
 
 
 def describe_status(status: dict[str, Any]) -> str:
@@ -45,7 +45,8 @@ def _timings(timings: dict[str, dict[str, Any]]) -> list[str]:
                 for key, value in timing.items()
                 if key.startswith("p") and value is not None
             )
-            lines.append(f"{name:{WIDTH}}{shown}  ({timing['count']} transcripts)")
+            what = "texts" if name == "first_audio_ms" else "transcripts"
+            lines.append(f"{name:{WIDTH}}{shown}  ({timing['count']} {what})")
     return lines
 
 

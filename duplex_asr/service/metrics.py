@@ -72,7 +72,7 @@ def _families(status: dict[str, Any]) -> Iterator[tuple[str, str, str, list[Samp
             if key.startswith("p")
         ]
         samples += [("_sum", {}, timing["sum"]), ("_count", {}, timing["count"])]
-        meaning = f"timings.{name} of transcripts; quantiles of the last 1000."
+        meaning = f"timings.{name} of transcripts or spoken texts; quantiles of the last 1000."
         yield f"duplex_asr_{name}", "summary", meaning, samples
 
 

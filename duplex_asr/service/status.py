@@ -11,13 +11,13 @@ from typing import Any
 from duplex_asr.service import events
 from duplex_asr.service.program_info import RecognizerInfo, VoiceInfo
 
-WINDOW = 1000  # transcripts that the percentiles are taken of
-TIMINGS = ("latency_ms", "final_ms", "encode_ms", "decode_ms")
+WINDOW = 1000  # transcripts, or texts, that the percentiles are taken of
+TIMINGS = ("latency_ms", "final_ms", "encode_ms", "decode_ms", "first_audio_ms")
 QUANTILES = (0.5, 0.95, 0.99)
 
 
 class ServiceFigures:
-    """Counts what is published and keeps the timings of the last WINDOW transcripts."""
+    """Counts what is published and keeps the timings of the last WINDOW transcripts and texts."""
 
     def __init__(self) -> None:
         self._num_events: Counter[str] = Counter()
@@ -30,7 +30,7 @@ class ServiceFigures:
         self._num_events[events.wire_type(type(event))] += 1
         if isinstance(event, events.Error):
             self._num_errors[event.code] += 1
-        if isinstance(event, events.Transcript | events.UtteranceRejected):
+        if isinstance(event, events.Transcript | events.UtteranceRejected | events.PlaybackStarted):
             for name in TIMINGS:
                 value_ms = event.timings.get(name)
                 if value_ms is not None:

@@ -43,4 +43,4 @@ def test_days_are_shown_and_a_daemon_of_another_version_is_no_obstacle() -> None
     assert "control.sock  127.0.0.1:5  busy  3 events wait for it" in shown
     assert "y 2" in shown and "x 0" not in shown
     memory = {"resident_mb": 193.7, "needs_mb": {"a": 90.0, "b": 60.4}, "measured_mb": {"a": 80.2}}
-    assert "memory       194 MB, 150 expected  (a 80)" in describe_status({"memory": memory})
+    assert "memory          194 MB, 150 expected  (a 80)" in describe_status({"memory": memory})

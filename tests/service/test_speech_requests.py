@@ -454,6 +454,8 @@ def test_the_daemon_that_stops_tells_what_was_heard(tmp_path: Path) -> None:
             room.daemon.request_stop()
             await task
             rest = await listener.rest()
+            told = await until(client, "playback-stopped")
+            assert (told["reason"], told["text"]) == ("stopping", "one two three four.")
             await client.close()
         assert speaker.voice.is_closed
         return rest
