@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import re
+from collections.abc import Callable, Iterator
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -62,6 +66,52 @@ def test_what_is_read_properly_or_is_none_of_it_stays(text: str) -> None:
 def test_other_languages_are_left_to_the_voice_and_british_dates_to_the_british() -> None:
     assert SpokenForm("**Dr. No** 5 km, $5", spoken_rules("de")).text == "Dr. No 5 km, $5"
     assert SpokenForm("3/11/2026", spoken_rules("en-gb")).text == "November 3rd, 2026"
+
+
+@pytest.fixture
+def phonemes() -> Iterator[Callable[[str], str]]:
+    """What espeak-ng says, clause by clause, without stress and spaces."""
+    voice = EspeakVoice()
+    call = voice._library._library.espeak_TextToPhonemes
+    call.restype = ctypes.c_char_p
+
+    def phonemes_of(text: str) -> str:
+        rest = ctypes.c_char_p(text.encode())
+        clauses = []
+        while rest.value is not None:
+            clauses.append(call(ctypes.byref(rest), 1, 2).decode().strip())
+        return re.sub("[ ˈˌ]", "", "|".join(clauses))
+
+    yield phonemes_of
+    voice.close()
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("1,000", "one thousand"),
+        ("50 %", "fifty percent"),
+        ("5 p.m.", "five pm"),
+        ("1st 22nd", "first twenty second"),
+        ("3.14", "three point one four"),
+        ("3.5 km", "three point five kilometers"),
+        ("-5 °C", "minus five degrees Celsius"),
+        ("$5.50", "five dollars and fifty cents"),
+        ("1/2", "one half"),
+        ("10:05", "ten oh five"),
+        ("3:00 PM", "three PM"),
+        ("2026-11-03", "November third, two thousand twenty six"),
+        ("Dr. Smith", "doctor Smith"),
+        ("No. 5", "number five"),
+        ("10-20 %", "ten to twenty percent"),
+        ("the 1990s", "the nineteen nineties"),
+        ("**so**", "so"),
+    ],
+)
+def test_the_voice_says_it_as_people_do(
+    phonemes: Callable[[str], str], written: str, said: str
+) -> None:
+    assert phonemes(SpokenForm(written, RULES).text) == phonemes(said)
 
 
 def test_words_keep_their_places_in_what_was_written() -> None:
