@@ -23,6 +23,7 @@ def check_config(options: argparse.Namespace) -> int:
     from duplex_asr.config import load_config
     from duplex_asr.memory_ledger import MemoryLedger, memory_needs
     from duplex_asr.service.listening import check_service
+    from duplex_asr.tts.voices import load_voice
 
     config = load_config(options.file)
     with naming(options.file):
@@ -39,6 +40,7 @@ def check_config(options: argparse.Namespace) -> int:
     ranks = read_ranks(folder / TOKENIZER_NAME)
     tokenizer = Tokenizer(ranks, dimensions.n_vocab, dimensions.is_multilingual)
     tokenizer.prompt(config.transcription.language)
+    load_voice(config.voice).close()
     if options.json:
         print(json.dumps(asdict(config), indent=2))
     else:

@@ -159,6 +159,26 @@ def test_check_config_finds_what_serve_would_fail_on(
             assert str(path) in answer.stderr
 
 
+@pytest.mark.parametrize(
+    ("text", "exit_code", "message"),
+    [
+        ('name = "xx"', 3, "espeak-ng has no voice 'xx'"),
+        ('engine = "piper"', 3, "needs voice.path"),
+        ('engine = "flite"', 2, "allowed values are 'espeak', 'piper', 'kokoro', 'tensorrt'"),
+        ("speed = 3.0", 2, "voice.speed = 3.0: it must be between 0.5 and 2.0"),
+        ("pitch = -1", 2, "voice.pitch = -1: it must be between 0 and 99"),
+    ],
+)
+def test_check_config_finds_a_voice_that_cannot_speak(
+    engine: Path, tmp_path: Path, text: str, exit_code: int, message: str
+) -> None:
+    path = tmp_path / "my.toml"
+    path.write_text(f'[engine]\npath = "{engine}"\n[voice]\n{text}\n')
+    answer = run("check-config", path)
+    assert (answer.returncode, "Traceback" in answer.stderr) == (exit_code, False), answer.stderr
+    assert message in answer.stderr
+
+
 def test_a_full_disk_is_named(engine: Path, recording: Path) -> None:
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "duplex_asr", "transcribe", "--engine", str(engine),

@@ -43,7 +43,7 @@ class Voice(Protocol):
     """A loaded voice, used by one thread.
 
     name: what it is called in the configuration and in `describe`.
-    languages: as BCP 47 tags, the first is the one it speaks unless it is told otherwise.
+    languages: what it speaks, as BCP 47 tags; the first decides how numbers are read.
     rate: samples a second of everything that it gives.
     """
 
