@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -509,3 +510,25 @@ def test_a_text_is_not_spoken_twice_when_the_event_loop_is_busy(tmp_path: Path) 
             assert ends == texts and speaker.sound == sound_of(" ".join(texts)).tolist()
 
     run(scenario)
+
+
+def test_a_reader_that_comes_back_learns_what_was_said_meanwhile(tmp_path: Path) -> None:
+    async def scenario() -> list[dict[str, Any]]:
+        async with a_talker(tmp_path) as (room, _, client):
+            listener = await Listener.open(room)
+            state = await listener.until("state", state="listening")
+            await listener.close()
+            client.send("synthesize", {"text": "one two.", "play": True, "id": "r"})
+            await until(client, "playback-stopped")
+            listener = await Listener.open(room)
+            request = {"type": "subscribe", "after": state["seq"], "run": state["run"]}
+            listener.writer.write(json.dumps(request).encode() + b"\n")
+            heard = [await listener.next()]
+            while heard[-1]["type"] != "subscribed":
+                heard.append(await listener.next())
+            await listener.close()
+            return heard
+
+    heard = run(scenario)
+    assert [each["type"] for each in heard[1:-1]] == ["playback-started", "playback-stopped"]
+    assert heard[-1]["num_replayed"] == 2 and heard[2]["heard_text"] == "one two."
