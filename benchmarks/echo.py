@@ -1,6 +1,7 @@
 """What the echo canceller removes, how soon, and what it leaves of somebody who speaks meanwhile.
 
-    python benchmarks/echo.py [--data ../shared/data] [--engine engines/demo] [--json FILE]
+    python benchmarks/echo.py [--data ../shared/data] [--engine engines/demo] [--aec3-alone]
+        [--only-echo] [--json FILE]
 
 A loudspeaker plays sentences (utterances/), a room (room/) brings them to the microphone, where
 strings of digits and wake words are said. What is played goes through the daemon's own path: blocks
@@ -154,10 +155,19 @@ def floor(length: int) -> Samples:
     return np.float32(10 ** (FLOOR_DBFS / 20)) * noise
 
 
-def reduction(far: Samples, echo: Echo) -> dict[str, float]:
+class Aec3Alone(EchoCanceller):
+    """Without the linear filter before it."""
+
+    def _cancel(self, near: Samples, far: Samples) -> Samples:
+        return self._by_aec3(self._alone, near, far)
+
+
+def reduction(
+    far: Samples, echo: Echo, make: Callable[..., Canceller] = EchoCanceller
+) -> dict[str, float]:
     """Decibels that the canceller takes off, second by second, nobody speaking."""
     near = echo_of(far, echo) + floor(len(far))
-    clean = cancel(near, far_frames(far, echo), EchoCanceller())
+    clean = cancel(near, far_frames(far, echo), make())
     seconds = len(clean) // SAMPLE_RATE
     power = [
         np.mean(np.square(each[: seconds * SAMPLE_RATE].reshape(seconds, -1)), axis=1)
@@ -215,7 +225,9 @@ def hear(samples: Samples, transcriber: Transcriber) -> list[str]:
     return " ".join(each.text for each in transcripts if not each.rejected).split()
 
 
-def double_talk(data: Path, engine: Path, room: Samples) -> dict[str, float]:
+def double_talk(
+    data: Path, engine: Path, room: Samples, make_aec3: Callable[..., Canceller]
+) -> dict[str, float]:
     """Word error of the daemon's path while the device speaks, and while it does not."""
     transcriber = Transcriber(load_engine(engine, 2), TranscriptionConfig())
     near, words = spoken_strings(data, WORDS_SECONDS)
@@ -230,12 +242,12 @@ def double_talk(data: Path, engine: Path, room: Samples) -> dict[str, float]:
     idle, quiet = FarFrame(silence[:FRAME_SAMPLES], 1e9), FarFrame(silence[:FRAME_SAMPLES], 0)
     num_frames = len(near) // FRAME_SAMPLES
     note("no echo, no canceller", near + noise)
-    note("no echo, canceller idle", cancel(near + noise, [idle] * num_frames, EchoCanceller()))
-    note("no echo, canceller at work", cancel(near + noise, [quiet] * num_frames, EchoCanceller()))
+    note("no echo, canceller idle", cancel(near + noise, [idle] * num_frames, make_aec3()))
+    note("no echo, canceller at work", cancel(near + noise, [quiet] * num_frames, make_aec3()))
     makers: list[tuple[str, Callable[[], Canceller]]] = [
         ("no canceller", OpenEars),
-        ("aec3", EchoCanceller),
-        ("aec3 and noise suppression", lambda: EchoCanceller(noise_suppression=True)),
+        ("aec3", make_aec3),
+        ("aec3 and noise suppression", lambda: make_aec3(noise_suppression=True)),
     ]
     for ratio_db in DOUBLE_TALK_DB:
         echo = Echo(room, level_dbfs=NEAR_DBFS - ratio_db)
@@ -275,8 +287,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=here.parent / "shared/data")
     parser.add_argument("--engine", type=Path, default=here / "engines/demo")
     parser.add_argument("--only-echo", action="store_true", help="no word error")
+    parser.add_argument("--aec3-alone", action="store_true", help="no linear filter before it")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    make = Aec3Alone if options.aec3_alone else EchoCanceller
     far = sentences(options.data, LEVEL_SECONDS)
     figures: dict[str, object] = {"cost": cost(far[: 20 * SAMPLE_RATE])}
     hall = response(options.data / "room/rir_clap.wav")
@@ -299,10 +313,10 @@ def main() -> None:
     scenes |= {f"one path, {ms} ms late": Echo(one, delay_ms=ms) for ms in delays}
     figures["reduction"] = reductions = {}
     for name, echo in scenes.items():
-        reductions[name] = reduction(far, echo)
+        reductions[name] = reduction(far, echo, make)
         print(name, {key: round(value, 1) for key, value in reductions[name].items()}, flush=True)
     if not options.only_echo:
-        figures["word_error"] = double_talk(options.data, options.engine, hall)
+        figures["word_error"] = double_talk(options.data, options.engine, hall, make)
     print(json.dumps(figures, indent=1))
     if options.json:
         options.json.write_text(json.dumps(figures) + "\n")

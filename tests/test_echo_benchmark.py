@@ -1,0 +1,25 @@
+"""The echo benchmark in small: a measured room, two clocks."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import echo
+
+SECONDS = 12
+
+
+@pytest.mark.parametrize("ppm", [0, 100])
+@pytest.mark.parametrize(("room", "least_db"), [("", 25), ("room/brir_clap.wav", 10)])
+def test_the_echo_of_a_measured_room_is_removed(shared_data, ppm, room, least_db):
+    """The figures of docs/benchmarks.md are 42 and 29 dB."""
+    impulse_response = echo.response(shared_data / room if room else None)
+    figures = echo.reduction(
+        echo.sentences(shared_data, SECONDS), echo.Echo(impulse_response, ppm=ppm)
+    )
+    assert figures["median_db"] > least_db
