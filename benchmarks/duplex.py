@@ -55,6 +55,7 @@ after another, and the gulls followed them to the quay. An old man mended a net 
 dog, which listened with its head on its paws. Nobody was in a hurry. Behind the houses the hills
 were green after the rain, and a small train crossed the bridge without a sound. In the market
 they sold bread, apples and cheese, and the baker told everybody that the summer would be long. """
+QUIET_S = 0.5  # before a text whose beginning is looked for
 SETTLE_S = 20.0  # of speech alone, in which the canceller learns the room
 
 
@@ -96,6 +97,11 @@ class Events:
         self._reader.shut_down()
         self._thread.join()
         self._reader.close()
+
+    def lines(self) -> list[str]:
+        """All of them as JSON, each with the second that it came in."""
+        with self._changed:
+            return [json.dumps(each | {"at_s": round(when, 3)}) for when, each in self._events]
 
     def since(self, time_s: float, *kinds: str) -> list[dict[str, Any]]:
         with self._changed:
@@ -208,6 +214,7 @@ def first_audio(device: Device, events: Events, recorder: RoomRecorder, figures:
     The recording's clock is read when the request is sent, so what the recorder has not written
     yet, some 20 ms, counts as if it had been waited for: the figure is too high by that.
     """
+    time.sleep(QUIET_S)
     began, room_s = time.monotonic(), recorder.so_far().seconds
     name = device.say("Yes, it is. Here I am.")
     assert events.wait_for(began, 10, type="playback-stopped", id=name), "it does not speak"
@@ -242,6 +249,8 @@ def measure(options: argparse.Namespace, folder: Path) -> Figures:
             speak_alone(device, events, options.alone, figures)
         finally:
             events.close()
+            if options.keep_events:
+                options.keep_events.write_text("".join(f"{each}\n" for each in events.lines()))
             device.close()
             if options.keep_room:
                 save_room(recorder.so_far(), options.keep_room)
@@ -291,6 +300,7 @@ def main() -> int:
     parser.add_argument("--alone", type=float, default=600.0, metavar="SECONDS")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep-room", type=Path, metavar="FILE.flac", help="save what was heard")
+    parser.add_argument("--keep-events", type=Path, metavar="FILE.jsonl", help="save the events")
     parser.add_argument("serve", nargs="*", help="more options for `duplex-asr serve`, after --")
     options = parser.parse_args()
     if reason := missing_programs():

@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 from duplex_asr import __version__
 from duplex_asr.audio.frames import Samples
 from duplex_asr.audio.sources import Source
+from duplex_asr.barge_in import BargeIn, BargeInConfig
 from duplex_asr.cancellation import Cancelled
 from duplex_asr.client_recognition import ClientRecognizer
 from duplex_asr.client_speech import ClientSpeech, NoVoice
@@ -91,6 +92,7 @@ class Daemon:
         saved_utterances: SavedUtterances | None = None,
         partial_interval_ms: int = 0,
         speech: SpeechParts | None = None,
+        barge_in: BargeInConfig = BargeInConfig(),  # noqa: B008 - frozen
         describe_memory: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         self._source = source
@@ -110,6 +112,9 @@ class Daemon:
         self._partial_interval_ms = partial_interval_ms
         self._speculation = SpeculationCounts()
         self._speech_output = SpeechOutput(speech, self._publish) if speech is not None else None
+        interruptions: BargeIn | None = None
+        if self._speech_output is not None:
+            interruptions = BargeIn(barge_in, self._speech_output)
         self._recognition = SourceRecognition(
             source,
             new_endpointer,
@@ -121,6 +126,7 @@ class Daemon:
             self._is_stopping.is_set,
             self._speculation,
             partial_interval_ms,
+            interruptions,
         )
         self._loop: asyncio.AbstractEventLoop
         state = events.State("starting", source.name, "", __version__)

@@ -79,6 +79,7 @@ def serve(config: Config, options: ServeOptions, signals: StopSignals) -> int:
                 SentenceCutter,
                 reference.push,
             ),
+            barge_in=config.barge_in,
             describe_memory=ledger.describe,
         )
         asyncio.run(_run(daemon, signals))
