@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import threading
 from collections.abc import Iterator
@@ -43,6 +44,8 @@ class PlayedBlock:
     start: index of the first sample within its generation; samples: int16, shape = (n,), at the
     speaker's rate; time_s: CLOCK_MONOTONIC at which the first one leaves the loudspeaker; is_last:
     silence follows, unless more is played this instant.
+    position: of the first one, as the device counts, silence too, within a `stretch` in which it
+    did so without a break; such counts are exact, while times are only believed. -1: unknown.
     """
 
     generation: int
@@ -50,6 +53,11 @@ class PlayedBlock:
     samples: Pcm
     time_s: float
     is_last: bool = False
+    position: int = -1
+    stretch: int = -1
+
+
+_stretches = itertools.count()  # of all speakers, since a new one begins to count anew
 
 
 class Speaker:
@@ -115,17 +123,22 @@ class Speaker:
         """
         patience_s = FIRST_BEAT_TIMEOUT_S
         clock = SampleClock(self.rate, early_share=0.5)
+        stretch = next(_stretches)
         while (report := self._process.next(patience_s)) is not None:
             patience_s = LOST_AFTER_S
             beat = report if isinstance(report, Beat) else report.beat
             if beat.num_underruns != self.num_underruns:  # the device has paused
                 clock = SampleClock(self.rate, early_share=0.5)
                 self.num_underruns = beat.num_underruns
+                stretch = next(_stretches)
             clock.push(beat.position, beat.heard_s)
             if not isinstance(report, Beat):
                 samples = np.frombuffer(report.pcm, np.int16)
                 time_s = clock.time_of(beat.position)
-                yield PlayedBlock(report.generation, report.start, samples, time_s, report.is_last)
+                yield PlayedBlock(
+                    report.generation, report.start, samples, time_s, report.is_last,
+                    beat.position, stretch,
+                )  # fmt: skip
         if not self._is_killed:
             raise AudioError(self._failure or f"{self._label} was lost: its process ended")
 

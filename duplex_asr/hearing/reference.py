@@ -22,11 +22,11 @@ MAX_RUNS = 64
 # Two blocks of a generation are taken for neighbours although their times differ by this.
 SAME_RUN_S = 0.05
 # A reader that is so far behind, or ahead, of the time it is asked for goes there at once; less it
-# makes up for slowly, or in silence. After a step AEC3 lets up to two seconds of echo through; a
-# reference that comes early does no harm, one that comes after its echo does.
+# makes up for slowly, in silence too, since to a canceller another delay is another room. After a
+# step AEC3 lets up to two seconds of echo through; a reference that comes early does no harm, one
+# that comes after its echo does.
 MAX_BEHIND = 0.005 * SAMPLE_RATE
 MAX_AHEAD = 0.05 * SAMPLE_RATE
-SILENCE_MS = 500.0
 CATCH_UP = 0.02  # of what is left, in each frame ...
 MAX_CATCH_UP = 1e-4 * FRAME_SAMPLES  # ... but no faster than AEC3 follows: 100 ppm
 MAX_DRIFT = 5e-4 * FRAME_SAMPLES
@@ -59,7 +59,9 @@ class PlayedReference:
         self._num_pushed = 0.0  # samples at 16 kHz of the run, those in the resampler among them
         self._runs: deque[tuple[int, int]] = deque(maxlen=MAX_RUNS)
         self._resampler: Resampler | None = None  # of the run that may still go on
+        self._counted = (-1, -1)  # stretch and position of the device's next sample
         self._next = (-1, -1)  # generation and start of the block that would go on with the run
+        self._is_unread = True
         self._reader = 0.0  # index that the next frame begins at
         self._wanted = 0.0  # where it should begin if all times were exact
 
@@ -70,12 +72,13 @@ class PlayedReference:
             index = (block.time_s - self._origin_s) * SAMPLE_RATE
             is_next = (block.generation, block.start) == self._next and self._resampler is not None
             if not is_next or abs(self._off(index)) > SAME_RUN_S * SAMPLE_RATE:
-                self._begin(block.time_s, rate)
+                self._begin(block, rate)
             else:  # the clocks drift: what is written stays, the time of all of it moves
                 self._origin_s += self._off(index) / SAMPLE_RATE
             assert self._resampler is not None
             self._num_pushed += len(samples) * SAMPLE_RATE / rate
             self._next = (block.generation, block.start + len(samples))
+            self._counted = (block.stretch, block.position + len(samples))
             self._write(self._resampler.push(samples))
             if block.is_last:
                 self._finish()
@@ -104,8 +107,8 @@ class PlayedReference:
             drift = 0.0
         self._wanted = wanted
         off = wanted - self._reader
-        is_silent = self._since_ms(wanted) > SILENCE_MS
-        if is_silent or not -MAX_AHEAD < off < MAX_BEHIND:
+        if self._is_unread or not -MAX_AHEAD < off < MAX_BEHIND:
+            self._is_unread = False
             self._reader, off = wanted, 0.0
         catch_up = min(max(CATCH_UP * off, -MAX_CATCH_UP), MAX_CATCH_UP)
         begin = self._reader
@@ -116,12 +119,19 @@ class PlayedReference:
         """How far a block that should begin where the run ends is from there, in samples."""
         return index - self._run_start - self._num_pushed
 
-    def _begin(self, time_s: float, rate: int) -> None:
-        """A new run, at its time, but never over what was played before."""
+    def _begin(self, block: PlayedBlock, rate: int) -> None:
+        """A new run, where the device's count says or at its time, but never over what was played
+        before."""
         self._finish()
         if not self._runs and self._end == 0:
-            self._origin_s = time_s - 1.0  # so that no index is negative
-        index = round((time_s - self._origin_s) * SAMPLE_RATE)
+            self._origin_s = block.time_s - 1.0  # so that no index is negative
+        stretch, position = self._counted
+        if block.stretch == stretch != -1:
+            silence = (block.position - position) * SAMPLE_RATE / rate
+            index = round(self._run_start + self._num_pushed + silence)
+            self._origin_s = block.time_s - index / SAMPLE_RATE
+        else:
+            index = round((block.time_s - self._origin_s) * SAMPLE_RATE)
         if index < self._end:
             self._origin_s -= (self._end - index) / SAMPLE_RATE
             index = self._end

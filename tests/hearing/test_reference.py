@@ -46,6 +46,30 @@ def test_sound_is_found_at_its_time_to_a_fraction_of_a_sample(rate, fraction):
     assert np.abs(samples - expected).max() < 0.002
 
 
+def test_a_device_that_counts_on_is_believed_more_than_the_times_it_tells():
+    """Times that differ by some ms from one text to the next would be another room each time."""
+    reference = PlayedReference()
+    sound = tone(SAMPLE_RATE, 0.5)
+    lags = []
+    for number, late_s in enumerate((0.0, 0.004, -0.004, 0.002)):
+        begin_s = START_S + number
+        block = PlayedBlock(number, 0, sound, begin_s + late_s, True, number * SAMPLE_RATE, 7)
+        reference.push(block, SAMPLE_RATE)
+        samples, _ = heard(reference, begin_s, 1.0)
+        lags.append(int(np.flatnonzero(np.abs(samples) > 0.02)[0]))
+    assert max(lags) - min(lags) <= 8  # half a millisecond
+
+
+def test_a_device_that_was_opened_anew_is_placed_by_its_times():
+    reference = PlayedReference()
+    sound = tone(SAMPLE_RATE, 0.5)
+    for stretch, begin_s in ((0, START_S), (1, START_S + 2)):
+        reference.push(PlayedBlock(1, 0, sound, begin_s, True, 0, stretch), SAMPLE_RATE)
+    samples, _ = heard(reference, START_S, 3.0)
+    loud = np.flatnonzero(np.abs(samples) > 0.02)
+    assert loud[loud > 16_000][0] == pytest.approx(32_000, abs=10)
+
+
 def test_nothing_was_played_before_and_after():
     reference = PlayedReference()
     assert not reference.frame_at(START_S).samples.any()
