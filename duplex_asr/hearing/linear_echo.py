@@ -34,6 +34,11 @@ SHARE = 0.5
 # never, as with a loudspeaker that distorts, AEC3 alone leaves 20 dB less (docs/benchmarks.md).
 LEARNED_AT_DB = 15.0
 POWER_SMOOTHING, QUICK_SMOOTHING = 0.98, 0.8
+# A filter that was sure of a room takes many seconds to believe in another one. So it is made
+# unsure when it explains nothing for a fifth of a second: even a voice that is louder than the echo
+# leaves a decibel to be explained. Not again within half a second.
+LOST_AT_DB, LOST_FRAMES, PATIENT_FRAMES = 1.0, 20, 50
+LOST_UNCERTAINTY = 0.1
 
 
 class LinearEchoFilter:
@@ -52,6 +57,7 @@ class LinearEchoFilter:
         self._uncertainty = np.full(shape, FIRST_UNCERTAINTY, np.float32)
         self._unexplained = np.full(num_bins, LEAST_POWER, np.float32)
         self._last_far: Samples = np.zeros(FRAME_SAMPLES, np.float32)
+        self._num_lost = 0
         self._powers = _Powers(POWER_SMOOTHING)
         self._quick_powers = _Powers(QUICK_SMOOTHING)
 
@@ -68,6 +74,8 @@ class LinearEchoFilter:
             self._learn(rest, power)
             self._powers.push(near, rest)
             self.has_learned |= self._powers.ratio_db > LEARNED_AT_DB
+            if self.has_learned:
+                self._doubt()
         self._quick_powers.push(near, rest)
         # After a sudden change of the room what is subtracted may be more than there is.
         return rest if self._quick_powers.ratio_db > 0 else near
@@ -102,6 +110,14 @@ class LinearEchoFilter:
         self._weights += np.fft.rfft(step, axis=1).astype(np.complex64)
         uncertainty *= 1 - SHARE * gain * power
         self._uncertainty = np.maximum(uncertainty, np.float32(LEAST_UNCERTAINTY))
+
+    def _doubt(self) -> None:
+        """Look whether the room is still the one that was learned."""
+        is_lost = self._quick_powers.ratio_db < LOST_AT_DB
+        self._num_lost = self._num_lost + 1 if is_lost else max(0, self._num_lost - 2)
+        if self._num_lost > LOST_FRAMES:
+            self._num_lost = -PATIENT_FRAMES
+            self._uncertainty = np.maximum(self._uncertainty, np.float32(LOST_UNCERTAINTY))
 
 
 class _Powers:

@@ -72,15 +72,15 @@ def test_somebody_who_speaks_meanwhile_comes_through_as_he_is(level_db: int) -> 
 
 
 def test_a_room_that_changes_is_learned_anew_and_never_made_louder() -> None:
-    far = far_sound(12)
-    half = len(far) // 2
+    far = far_sound(9)
+    half = len(far) * 2 // 3 // FRAME * FRAME
     other = np.roll(ROOM, 150)
     near = np.concatenate([echo_of(far)[:half], echo_of(far, other)[half:]])
     rest = run(LinearEchoFilter(), near, far)
     for start in range(half, len(near), 1_600):
         change = reduction_db(near[start : start + 1_600], rest[start : start + 1_600])
         assert change > -1
-    assert reduction_db(near[-16_000:], rest[-16_000:]) > 20
+    assert reduction_db(near[-16_000:], rest[-16_000:]) > 15
 
 
 def test_where_nothing_is_played_nothing_is_changed() -> None:
