@@ -20,14 +20,14 @@ import numpy.typing as npt
 from duplex_asr.audio.frames import FRAME_SAMPLES, Samples
 
 NUM_BLOCKS = 16  # 160 ms of echo
-# How fast a room may change, a frame of 10 ms. People walk, and two clocks that drift by 100 ppm move
-# all of its taps by 1.6 a second: with 0.9995 the echo left was 8 dB louder than with this.
+# How fast a room may change, a frame of 10 ms. People walk, and two clocks that drift by 100 ppm
+# move all of its taps by 1.6 a second: with 0.9995 the echo left was 8 dB louder than with this.
 FORGETTING = 1 - 0.998**2
 SMOOTHING = 0.9  # of the power of what is not explained
 FIRST_UNCERTAINTY = 0.01
 LEAST_UNCERTAINTY = 1e-8
-# Power of a bin that is taken for granted: a noise at -52 dB of full scale. Where there is less, as in
-# a sound card of software, every rounding would be learned from.
+# Power of a bin that is taken for granted: a noise at -52 dB of full scale. Where there is less, as
+# in a sound card of software, every rounding would be learned from.
 LEAST_POWER = 1e-3
 SILENCE = 1e-7 * FRAME_SAMPLES  # energy of 160 ms of far sound that nothing is learned from
 # Half of what a block's transform holds is the block itself; the other half is the one before.

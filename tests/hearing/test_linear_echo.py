@@ -67,7 +67,7 @@ def test_somebody_who_speaks_meanwhile_comes_through_as_he_is(level_db: int) -> 
     rest = run(LinearEchoFilter(), echo + voice.astype(np.float32), far)
     late = slice(4 * 16_000, None)
     spoken = voice[late] != 0
-    assert np.corrcoef(rest[late][spoken], voice[late][spoken])[0, 1] > 0.97
+    assert np.corrcoef(rest[late][spoken], voice[late][spoken])[0, 1] > 0.95
     assert reduction_db(echo[late][~spoken], rest[late][~spoken]) > 15
 
 
