@@ -27,9 +27,12 @@ SAME_RUN_S = 0.05
 # that comes after its echo does.
 MAX_BEHIND = 0.005 * SAMPLE_RATE
 MAX_AHEAD = 0.05 * SAMPLE_RATE
+NEAR_ENOUGH = 0.0015 * SAMPLE_RATE  # not worth another delay
 CATCH_UP = 0.02  # of what is left, in each frame ...
 MAX_CATCH_UP = 1e-4 * FRAME_SAMPLES  # ... but no faster than AEC3 follows: 100 ppm
 MAX_DRIFT = 5e-4 * FRAME_SAMPLES
+# What the clocks say of their drift is noise at first, and to be believed in the mean of a while.
+DRIFT_SMOOTHING = 1 / 2_000
 # A busy machine tells late what it plays; that is better waited for than taken for silence.
 PATIENCE_S = 0.2
 TAPS = 16  # of the filter that takes samples from between two
@@ -62,6 +65,8 @@ class PlayedReference:
         self._counted = (-1, -1)  # stretch and position of the device's next sample
         self._next = (-1, -1)  # generation and start of the block that would go on with the run
         self._is_unread = True
+        self._is_catching_up = False
+        self._drift = 0.0  # samples a frame
         self._reader = 0.0  # index that the next frame begins at
         self._wanted = 0.0  # where it should begin if all times were exact
 
@@ -106,13 +111,17 @@ class PlayedReference:
         if abs(drift) > MAX_DRIFT:  # a clock was found to be wrong: made up for below
             drift = 0.0
         self._wanted = wanted
+        self._drift += DRIFT_SMOOTHING * (drift - self._drift)
         off = wanted - self._reader
         if self._is_unread or not -MAX_AHEAD < off < MAX_BEHIND:
             self._is_unread = False
             self._reader, off = wanted, 0.0
+        self._is_catching_up = abs(off) > (0.5 if self._is_catching_up else NEAR_ENOUGH)
         catch_up = min(max(CATCH_UP * off, -MAX_CATCH_UP), MAX_CATCH_UP)
         begin = self._reader
-        self._reader = begin + FRAME_SAMPLES + drift + catch_up
+        self._reader = begin + FRAME_SAMPLES + self._drift
+        if self._is_catching_up:
+            self._reader += catch_up
         return begin, self._reader
 
     def _off(self, index: float) -> float:
