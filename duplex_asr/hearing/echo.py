@@ -43,7 +43,7 @@ class Canceller(Protocol):
 
 
 class EchoCanceller:
-    """A linear filter, and WebRTC's AEC3 for what that leaves.
+    """A linear filter, and WebRTC's AEC3 for what that leaves, or for all where it is of no use.
 
     Frames pass by untouched before anything is played and when nothing was for ten seconds. What
     it gives is 8 ms late and has nothing below 100 Hz.
@@ -71,8 +71,8 @@ class EchoCanceller:
 
         self._linear = LinearEchoFilter()
         self._behind = new_module()
-        # Takes the whole echo, until the linear filter has learned the room.
-        self._alone: Any = new_module()
+        self._alone = new_module()  # takes the whole echo, where the linear filter is of no use
+        self._was_useful = False
         self._last_near: Samples = np.zeros(FRAME_SAMPLES, np.float32)
         self._is_idle = True
 
@@ -88,14 +88,11 @@ class EchoCanceller:
 
     def _cancel(self, near: Samples, far: Samples) -> Samples:
         rest = self._linear.process(near, far)
-        cleaned = self._by_aec3(self._behind, rest, far)
-        if self._alone is None:
-            return cleaned
-        by_aec3_alone = self._by_aec3(self._alone, near, far)
-        if not self._linear.has_learned:
-            return by_aec3_alone
-        self._alone = None
-        mixed: Samples = by_aec3_alone + RISE * (cleaned - by_aec3_alone)
+        behind = self._by_aec3(self._behind, rest, far)
+        alone = self._by_aec3(self._alone, near, far)
+        was_useful, self._was_useful = self._was_useful, self._linear.is_useful
+        before, after = behind if was_useful else alone, behind if self._was_useful else alone
+        mixed: Samples = before + RISE * (after - before)
         return mixed
 
     def _by_aec3(self, module: Any, near: Samples, far: Samples) -> Samples:

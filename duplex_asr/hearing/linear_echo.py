@@ -33,9 +33,11 @@ SILENCE = 1e-7 * FRAME_SAMPLES  # energy of 160 ms of far sound that nothing is 
 # Half of what a block's transform holds is the block itself; the other half is the one before.
 SHARE = 0.5
 
-# The room is known as soon as 97 % of what is heard are explained, for a second or so. Where it is
-# never, as with a loudspeaker that distorts, AEC3 alone leaves 20 dB less (docs/benchmarks.md).
-LEARNED_AT_DB = 15.0
+# The filter is of use where, often enough, 94 % of what is heard are explained: not in a hall that
+# echoes for longer than its 160 ms, nor with a loudspeaker that distorts. There AEC3 alone leaves
+# up to 15 dB less (docs/benchmarks.md).
+USEFUL_AT_DB, USELESS_AT_DB = 12.0, 9.0
+QUANTILE, QUANTILE_STEP_DB = 0.9, 0.1  # of a frame's ratio, which a voice meanwhile spoils
 POWER_SMOOTHING, QUICK_SMOOTHING = 0.98, 0.8
 # A filter that was sure of a room takes many seconds to believe in another one. So it is made
 # unsure when it explains nothing for a fifth of a second: even a voice that is louder than the echo
@@ -47,14 +49,15 @@ LOST_UNCERTAINTY = 0.1
 class LinearEchoFilter:
     """Takes frames in their order.
 
-    has_learned: it has explained most of what was heard for a while; before, what it gives changes
-    so fast that a voice detector may take the echo that is left for a voice.
+    is_useful: it has often explained nearly all that was heard of late; before it has, what it
+    gives changes so fast that a voice detector may take the echo that is left for a voice.
     """
 
     def __init__(self) -> None:
         num_bins = FRAME_SAMPLES + 1
         shape = (NUM_BLOCKS, num_bins)
-        self.has_learned = False
+        self.is_useful = False
+        self._usual_db = 0.0  # the quantile
         self._weights = np.zeros(shape, np.complex64)
         self._far = np.zeros(shape, np.complex64)  # spectra of the last blocks, the newest first
         self._uncertainty = np.full(shape, FIRST_UNCERTAINTY, np.float32)
@@ -76,8 +79,8 @@ class LinearEchoFilter:
         if float(power.sum()) > SILENCE:
             self._learn(rest, power)
             self._powers.push(near, rest)
-            self.has_learned |= self._powers.ratio_db > LEARNED_AT_DB
-            if self.has_learned:
+            self._judge(self._powers.ratio_db)
+            if self._usual_db > USELESS_AT_DB:
                 self._doubt()
         self._quick_powers.push(near, rest)
         # After a sudden change of the room what is subtracted may be more than there is.
@@ -113,6 +116,12 @@ class LinearEchoFilter:
         self._weights += np.fft.rfft(step, axis=1).astype(np.complex64)
         uncertainty *= 1 - SHARE * gain * power
         self._uncertainty = np.maximum(uncertainty, np.float32(LEAST_UNCERTAINTY))
+
+    def _judge(self, ratio_db: float) -> None:
+        """Follow the quantile of the ratio, step by step."""
+        rises = ratio_db > self._usual_db
+        self._usual_db += QUANTILE_STEP_DB * (QUANTILE if rises else QUANTILE - 1)
+        self.is_useful = self._usual_db > (USELESS_AT_DB if self.is_useful else USEFUL_AT_DB)
 
     def _doubt(self) -> None:
         """Look whether the room is still the one that was learned."""
