@@ -9,13 +9,18 @@ import numpy as np
 
 from duplex_asr.audio.frames import FRAME_SAMPLES, SAMPLE_RATE, Frame, Samples
 from duplex_asr.errors import ConfigError
-from duplex_asr.hearing.linear_echo import LinearEchoFilter
+from duplex_asr.hearing.linear_echo import QUICK_SMOOTHING, LinearEchoFilter, Powers
 from duplex_asr.hearing.reference import FarFrame
 from duplex_asr.settings import setting
 
 FULL_SCALE = 32_767
 # So long after the last sound no echo is left in any room, and frames need not be worked on.
 IDLE_AFTER_MS = 10_000.0
+# AEC3 needs half a second to be what it was when sound begins again after a pause in which somebody
+# spoke; until then a tenth of an echo may be left of it, which is as loud as a voice. What is less
+# than that of what was heard is no voice.
+PAUSE_MS, BEGINNING_FRAMES, LEFT_OVER_DB = 300.0, 50, 10.0
+MUTED_FRAMES = 5  # what is only an echo is not let through in pieces
 RISE = np.arange(FRAME_SAMPLES, dtype=np.float32) / FRAME_SAMPLES  # from one signal to another
 
 
@@ -73,12 +78,19 @@ class EchoCanceller:
         self._behind = new_module()
         self._alone = new_module()  # takes the whole echo, where the linear filter is of no use
         self._was_useful = False
+        self._num_muted = 0
+        self._num_beginning = 0  # frames in which what is left is looked at closely
+        self._left = Powers(QUICK_SMOOTHING)
         self._last_near: Samples = np.zeros(FRAME_SAMPLES, np.float32)
         self._is_idle = True
 
     def process(self, frame: Frame, far: FarFrame) -> Frame:
         was_idle, self._is_idle = self._is_idle, far.since_ms > IDLE_AFTER_MS
         before, self._last_near = self._last_near, frame.samples
+        if far.since_ms > PAUSE_MS:
+            self._num_beginning = BEGINNING_FRAMES
+        elif self._num_beginning:
+            self._num_beginning -= 1
         if self._is_idle:
             return frame
         if was_idle:  # what they hold is from long ago
@@ -93,7 +105,13 @@ class EchoCanceller:
         was_useful, self._was_useful = self._was_useful, self._linear.is_useful
         before, after = behind if was_useful else alone, behind if self._was_useful else alone
         mixed: Samples = before + RISE * (after - before)
-        return mixed
+        self._left.push(near, mixed)
+        is_left_over = self._num_beginning > 0 and self._left.ratio_db > LEFT_OVER_DB
+        if is_left_over or self._linear.is_only_echo:
+            self._num_muted = MUTED_FRAMES
+        elif self._num_muted:
+            self._num_muted -= 1
+        return np.zeros_like(mixed) if self._num_muted else mixed
 
     def _by_aec3(self, module: Any, near: Samples, far: Samples) -> Samples:
         module.process_reverse_stream(self._to_audio_frame(far))

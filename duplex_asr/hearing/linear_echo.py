@@ -44,6 +44,7 @@ POWER_SMOOTHING, QUICK_SMOOTHING = 0.98, 0.8
 # leaves a decibel to be explained. Not again within half a second.
 LOST_AT_DB, LOST_FRAMES, PATIENT_FRAMES = 1.0, 20, 50
 LOST_UNCERTAINTY = 0.1
+UNEXPLAINED_DB, LOUDER_DB = 3.0, 2.0
 
 
 class LinearEchoFilter:
@@ -57,6 +58,8 @@ class LinearEchoFilter:
         num_bins = FRAME_SAMPLES + 1
         shape = (NUM_BLOCKS, num_bins)
         self.is_useful = False
+        self._is_active = False
+        self._good_weights = np.zeros(shape, np.complex64)
         self._usual_db = 0.0  # the quantile
         self._weights = np.zeros(shape, np.complex64)
         self._far = np.zeros(shape, np.complex64)  # spectra of the last blocks, the newest first
@@ -64,8 +67,9 @@ class LinearEchoFilter:
         self._unexplained = np.full(num_bins, LEAST_POWER, np.float32)
         self._last_far: Samples = np.zeros(FRAME_SAMPLES, np.float32)
         self._num_lost = 0
-        self._powers = _Powers(POWER_SMOOTHING)
-        self._quick_powers = _Powers(QUICK_SMOOTHING)
+        self._powers = Powers(POWER_SMOOTHING)
+        self._quick_powers = Powers(QUICK_SMOOTHING)
+        self._echo_powers = Powers(QUICK_SMOOTHING)
 
     def process(self, near: Samples, far: Samples) -> Samples:
         """near, far: float32, shape = (160,), of the same time; gives near without its echo."""
@@ -76,15 +80,29 @@ class LinearEchoFilter:
         echo = self._predict()
         rest: Samples = near - echo
         power = np.square(np.abs(self._far))
-        if float(power.sum()) > SILENCE:
+        was_active, self._is_active = self._is_active, float(power.sum()) > SILENCE
+        if self._is_active:
+            if not was_active and self.is_useful:  # whoever spoke over the last sound is forgotten
+                self._weights[:] = self._good_weights
             self._learn(rest, power)
             self._powers.push(near, rest)
             self._judge(self._powers.ratio_db)
             if self._usual_db > USELESS_AT_DB:
                 self._doubt()
         self._quick_powers.push(near, rest)
+        self._echo_powers.push(near, echo)
         # After a sudden change of the room what is subtracted may be more than there is.
         return rest if self._quick_powers.ratio_db > 0 else near
+
+    @property
+    def is_only_echo(self) -> bool:
+        """What is heard is no louder than the echo must be, although little of it is explained.
+
+        So it is where another delay has made the room another one for a moment: a voice over the
+        echo would add to it, or be explained to a part.
+        """
+        is_unexplained = self._quick_powers.ratio_db < UNEXPLAINED_DB
+        return self.is_useful and is_unexplained and self._echo_powers.ratio_db < LOUDER_DB
 
     def forget_sound(self) -> None:
         """What was played and heard is from long ago; the room is still known."""
@@ -122,6 +140,8 @@ class LinearEchoFilter:
         rises = ratio_db > self._usual_db
         self._usual_db += QUANTILE_STEP_DB * (QUANTILE if rises else QUANTILE - 1)
         self.is_useful = self._usual_db > (USELESS_AT_DB if self.is_useful else USEFUL_AT_DB)
+        if ratio_db > self._usual_db - 3:
+            self._good_weights = self._weights.copy()
 
     def _doubt(self) -> None:
         """Look whether the room is still the one that was learned."""
@@ -132,7 +152,7 @@ class LinearEchoFilter:
             self._uncertainty = np.maximum(self._uncertainty, np.float32(LOST_UNCERTAINTY))
 
 
-class _Powers:
+class Powers:
     """The power of what is heard against what is left of it."""
 
     def __init__(self, smoothing: float) -> None:

@@ -27,7 +27,8 @@ SAME_RUN_S = 0.05
 # that comes after its echo does.
 MAX_BEHIND = 0.005 * SAMPLE_RATE
 MAX_AHEAD = 0.05 * SAMPLE_RATE
-NEAR_ENOUGH = 0.0015 * SAMPLE_RATE  # not worth another delay
+# What is not worth another delay: 1.5 ms behind, or 20 ms ahead, which does no harm.
+NEAR_BEHIND, NEAR_AHEAD = 0.0015 * SAMPLE_RATE, 0.02 * SAMPLE_RATE
 CATCH_UP = 0.02  # of what is left, in each frame ...
 MAX_CATCH_UP = 1e-4 * FRAME_SAMPLES  # ... but no faster than AEC3 follows: 100 ppm
 MAX_DRIFT = 5e-4 * FRAME_SAMPLES
@@ -116,7 +117,8 @@ class PlayedReference:
         if self._is_unread or not -MAX_AHEAD < off < MAX_BEHIND:
             self._is_unread = False
             self._reader, off = wanted, 0.0
-        self._is_catching_up = abs(off) > (0.5 if self._is_catching_up else NEAR_ENOUGH)
+        is_near = -NEAR_AHEAD < off < NEAR_BEHIND
+        self._is_catching_up = abs(off) > 0.5 if self._is_catching_up else not is_near
         catch_up = min(max(CATCH_UP * off, -MAX_CATCH_UP), MAX_CATCH_UP)
         begin = self._reader
         self._reader = begin + FRAME_SAMPLES + self._drift
