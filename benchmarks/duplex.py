@@ -55,6 +55,7 @@ after another, and the gulls followed them to the quay. An old man mended a net 
 dog, which listened with its head on its paws. Nobody was in a hurry. Behind the houses the hills
 were green after the rain, and a small train crossed the bridge without a sound. In the market
 they sold bread, apples and cheese, and the baker told everybody that the summer would be long. """
+ENDPOINT_S = 1.2
 QUIET_S = 0.5  # before a text whose beginning is looked for
 SETTLE_S = 20.0  # of speech alone, in which the canceller learns the room
 
@@ -187,10 +188,11 @@ def interrupt(
     spoke_at = time.monotonic()
     card.play(recording, "person")
     stopped = events.wait_for(spoke_at, 5, type="playback-stopped", id=name)
-    text = events.wait_for(spoke_at, 5, type="transcript")
+    time.sleep(ENDPOINT_S)  # until the end of whatever was heard last is decided
+    texts = [each["text"] for each in events.since(spoke_at, "transcript")]
     figures.num_barge_ins += 1
-    figures.transcripts += text is not None
-    figures.right_transcripts += text is not None and text["text"] == words
+    figures.transcripts += bool(texts)
+    figures.right_transcripts += " ".join(texts) == words
     if stopped is None or stopped["reason"] != "barge-in":
         figures.missed_barge_ins += 1
         device.be_silent()
@@ -199,7 +201,6 @@ def interrupt(
         silent_s = time_to_silence(recorder.so_far(), room_s)
         if silent_s is not None:  # else the device was between two sentences, and silent already
             figures.barge_in_ms.append(1000 * silent_s)
-    events.wait_for(spoke_at, 3, type="voice-stopped")
 
 
 def time_to_silence(recording: Recording, since_s: float) -> float | None:
