@@ -236,8 +236,8 @@ def measure(options: argparse.Namespace, folder: Path) -> Figures:
             read_until(reader, "state:listening")
         device, events = Device(run), Events(run)
         try:
-            step(f"settling for {SETTLE_S:.0f} s")
-            speak_alone(device, events, SETTLE_S, figures)
+            step(f"settling for {options.settle:.0f} s")
+            speak_alone(device, events, options.settle, figures)
             for number in range(options.first_audio):
                 step(f"first audio {number + 1} of {options.first_audio}")
                 first_audio(device, events, recorder, figures)
@@ -298,6 +298,13 @@ def main() -> int:
     parser.add_argument("--digits", type=Path, default=DIGITS, help="folders of 0_NAME.flac files")
     parser.add_argument("--barge-ins", type=int, default=20)
     parser.add_argument("--first-audio", type=int, default=20, metavar="TIMES")
+    parser.add_argument(
+        "--settle",
+        type=float,
+        default=SETTLE_S,
+        metavar="SECONDS",
+        help="of speech at the beginning, in which the canceller learns the room",
+    )
     parser.add_argument("--alone", type=float, default=600.0, metavar="SECONDS")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep-room", type=Path, metavar="FILE.flac", help="save what was heard")
