@@ -33,10 +33,10 @@ SILENCE = 1e-7 * FRAME_SAMPLES  # energy of 160 ms of far sound that nothing is 
 # Half of what a block's transform holds is the block itself; the other half is the one before.
 SHARE = 0.5
 
-# The filter is of use where, often enough, 94 % of what is heard are explained: not in a hall that
+# The filter is of use where, often enough, 97 % of what is heard are explained: not in a hall that
 # echoes for longer than its 160 ms, nor with a loudspeaker that distorts. There AEC3 alone leaves
 # up to 15 dB less (docs/benchmarks.md).
-USEFUL_AT_DB, USELESS_AT_DB = 12.0, 9.0
+USEFUL_AT_DB, USELESS_AT_DB = 16.0, 13.0
 QUANTILE, QUANTILE_STEP_DB = 0.9, 0.1  # of a frame's ratio, which a voice meanwhile spoils
 POWER_SMOOTHING, QUICK_SMOOTHING = 0.98, 0.8
 # A filter that was sure of a room takes many seconds to believe in another one. So it is made
