@@ -12,7 +12,7 @@ what sounded in the room, both on one clock:
     self_transcripts   texts of its own words that were published
     echo_reduction_db  by the canceller, in a measured room (benchmarks/echo.py)
 
-Needs PulseAudio and the recordings of digits in ../shared/data or --digits.
+Needs PulseAudio and the recordings in ../shared/data or --data.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ import soundfile
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' sound card and room
 
+from echo import Echo, reduction, response, sentences
+
 from duplex_asr.service.client import EventReader, connect
 from tests.daemon_process import read_until, running_daemon
 from tests.duplex_room import (
@@ -46,7 +48,7 @@ from tests.duplex_room import (
 )
 from tests.soundcard import SoundCard, missing_programs
 
-DIGITS = Path(__file__).parents[2] / "shared" / "data" / "digits"
+DATA = Path(__file__).parents[2] / "shared" / "data"
 WORDS = "zero one two three four five six seven eight nine".split()
 PHRASE_GAP_S = 0.12
 # The demo engine knows no word of it: whatever it makes of this would be an echo all the same.
@@ -56,6 +58,7 @@ dog, which listened with its head on its paws. Nobody was in a hurry. Behind the
 were green after the rain, and a small train crossed the bridge without a sound. In the market
 they sold bread, apples and cheese, and the baker told everybody that the summer would be long. """
 ENDPOINT_S = 1.2
+ECHO_SECONDS = 40
 QUIET_S = 0.5  # before a text whose beginning is looked for
 SETTLE_S = 20.0  # of speech alone, in which the canceller learns the room
 
@@ -243,7 +246,7 @@ def measure(options: argparse.Namespace, folder: Path) -> Figures:
                 first_audio(device, events, recorder, figures)
             for number in range(options.barge_ins):
                 step(f"barge-in {number + 1} of {options.barge_ins}")
-                words = spoken_number(options.digits, folder / "person.wav", rng)
+                words = spoken_number(options.data / "digits", folder / "person.wav", rng)
                 interrupt(card, device, events, recorder, folder / "person.wav", words,
                           rng.uniform(1.0, 4.0), figures)  # fmt: skip
             step(f"speaking alone for {options.alone:.0f} s")
@@ -256,6 +259,16 @@ def measure(options: argparse.Namespace, folder: Path) -> Figures:
             if options.keep_room:
                 save_room(recorder.so_far(), options.keep_room)
     return figures
+
+
+def echo_reduction(data: Path) -> dict[str, float]:
+    """What the canceller takes away in a measured hall, and without a room, in dB."""
+    spoken = sentences(data, ECHO_SECONDS)
+    rooms = {"echo_reduction_db": data / "room/rir_clap.wav", "echo_reduction_one_path_db": None}
+    return {
+        name: round(float(reduction(spoken, Echo(response(room)))["median_db"]), 1)
+        for name, room in rooms.items()
+    }
 
 
 def save_room(recording: Recording, path: Path) -> None:
@@ -295,7 +308,7 @@ def as_json(figures: Figures) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
-    parser.add_argument("--digits", type=Path, default=DIGITS, help="folders of 0_NAME.flac files")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder with digits/ and room/")
     parser.add_argument("--barge-ins", type=int, default=20)
     parser.add_argument("--first-audio", type=int, default=20, metavar="TIMES")
     parser.add_argument(
@@ -313,10 +326,11 @@ def main() -> int:
     options = parser.parse_args()
     if reason := missing_programs():
         sys.exit(reason)
-    if options.barge_ins and not options.digits.is_dir():
-        sys.exit(f"{options.digits} has no recordings of digits: name another folder by --digits")
+    if not (options.data / "digits").is_dir():
+        sys.exit(f"{options.data} has no digits/ with recordings: name another folder by --data")
     with tempfile.TemporaryDirectory() as folder:
         figures = as_json(measure(options, Path(folder)))
+    figures = echo_reduction(options.data) | figures
     print(json.dumps(figures, indent=2))
     if options.json is not None:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")

@@ -25,7 +25,7 @@ def figures(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> dict
     subprocess.run(
         [sys.executable, str(BENCHMARK), "--json", str(output), "--settle", "12", "--alone", "6",
          "--first-audio", "3", "--barge-ins", str(NUM_BARGE_INS),
-         "--digits", str(shared_data / "digits")],
+         "--data", str(shared_data)],
         check=True, timeout=200, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     found: dict[str, Any] = json.loads(output.read_text())
@@ -49,4 +49,5 @@ def test_who_talks_over_it_is_heard_and_silences_it(figures: dict[str, Any]) -> 
 
 def test_it_does_not_hear_itself(figures: dict[str, Any]) -> None:
     assert figures["alone_s"] == 18
+    assert figures["echo_reduction_db"] > 15
     assert figures["false_stops"] <= 1 and figures["self_transcripts"] <= 1
