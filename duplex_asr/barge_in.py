@@ -1,5 +1,6 @@
 """What happens to the device's own speech when somebody speaks over it: the one visible place.
 
+    a sound that may be a voice   --> paused (or ducked) for a moment
     onset while the device speaks --> paused (or ducked)
         words follow              --> stopped for good, with policy "stop"
         no words follow           --> goes on, from the word that was interrupted
@@ -33,12 +34,14 @@ class BargeInConfig:
     policy: "stop" pauses at the first sound of a voice, ends what is being said when words follow,
     and goes on when none do; "pause" waits until the speaker is silent; "duck" lowers its voice
     until then; "ignore" goes on.
+    hesitate_ms: so long it waits already where a sound may become a voice; 0: only a voice counts.
     resume_after_ms: after the end of a voice whose words are still unknown, "stop" goes on.
     min_words: words that make an interruption; ignored_words, separated by spaces, are none.
     stop_words: stop also when the device is just saying them itself.
     """
 
     policy: str = setting("stop", choices=("stop", "pause", "duck", "ignore"))
+    hesitate_ms: int = setting(250, minimum=0, maximum=1_000)
     resume_after_ms: int = setting(2_000, minimum=100, maximum=30_000)
     min_words: int = setting(1, minimum=1, maximum=10)
     ignored_words: str = setting("mhm mm hm hmm uh um ah huh")
@@ -90,6 +93,7 @@ class BargeIn:
         self._speech = speech
         self._ignored = frozenset(words_of(config.ignored_words))
         self._stop_words = frozenset(words_of(config.stop_words))
+        self._hesitate = config.hesitate_ms * SAMPLES_PER_MS
         self._resume_after = config.resume_after_ms * SAMPLES_PER_MS
         self._lock = threading.Lock()
         self._utterances: dict[str, _Utterance] = {}
@@ -131,13 +135,18 @@ class BargeIn:
                 if self._config.policy != "stop" or not utterance.may_stop:
                     self._release()
 
-    def advance(self, position: int) -> None:
-        """Time passes: another frame was heard."""
+    def advance(self, position: int, may_be_voice: bool = False) -> None:
+        """Time passes: another frame was heard, perhaps with the beginning of a voice in it."""
         with self._lock:
             speaking = self._speaking
-            if speaking is not None and self._holder is None and self._speech.is_audible:
-                speaking.was_over_speech = True  # the device began while somebody spoke
-                self._hold(speaking)
+            if self._holder is None and self._speech.is_audible:
+                if speaking is not None:
+                    speaking.was_over_speech = True  # the device began while somebody spoke
+                    self._hold(speaking)
+                elif may_be_voice and self._hesitate:
+                    # Nobody's utterance yet: one that follows takes its place.
+                    self._hold(_Utterance(0.0, was_over_speech=True, is_over=True))
+                    self._deadline = position + self._hesitate
             holder = self._holder
             if holder is not None and holder.is_over and position >= self._deadline:
                 self._release()

@@ -154,6 +154,10 @@ def _add_serve(commands: Any) -> None:
         "--save-utterances", metavar="DIR",
         help="keep the sound of each utterance and its event there, within a cap [debug]",
     )  # fmt: skip
+    parser.add_argument(
+        "--save-session", metavar="DIR",
+        help="record this run there, what is heard and what is said, within a cap [debug]",
+    )  # fmt: skip
     parser.add_argument("--verbose", action="store_true", help="log more")
 
 
@@ -347,7 +351,7 @@ def serve(options: argparse.Namespace) -> int:
         overrides = _overrides(
             options, engine="engine.path", threads="engine.threads", source="audio.source",
             realtime="audio.realtime", runtime_dir="service.runtime_dir",
-            save_utterances="debug.save_utterances_dir",
+            save_utterances="debug.save_utterances_dir", save_session="debug.save_sessions_dir",
         )  # fmt: skip
         config = load_config(options.config, overrides)
         serve_options = ServeOptions(

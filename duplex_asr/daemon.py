@@ -5,7 +5,7 @@
     speak       loads and owns the voice; waits for texts
     speaker     opens the speaker and follows what it plays
     main        asyncio: both sockets, start and stop
-    save        writes utterances to a folder, where that is wanted
+    save*       write utterances, or the whole run, to a folder where that is wanted
     close-*     closes the source when stopping, which native code may never let end
     hear-*      two workers that resample and endpoint what clients send
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -31,6 +31,7 @@ from duplex_asr.cancellation import Cancelled
 from duplex_asr.client_recognition import ClientRecognizer
 from duplex_asr.client_speech import ClientSpeech, NoVoice
 from duplex_asr.debugging.saved_utterances import SavedUtterances
+from duplex_asr.debugging.session_recorder import SessionRecorder
 from duplex_asr.debugging.utterance_saver import UtteranceSaver
 from duplex_asr.early_transcription import SpeculationCounts
 from duplex_asr.errors import AudioError, GpuLostError
@@ -90,6 +91,7 @@ class Daemon:
         options: ServeOptions,
         handed_over: HandedOver = MappingProxyType({}),
         saved_utterances: SavedUtterances | None = None,
+        session: SessionRecorder | None = None,
         partial_interval_ms: int = 0,
         speech: SpeechParts | None = None,
         barge_in: BargeInConfig = BargeInConfig(),  # noqa: B008 - frozen
@@ -103,6 +105,7 @@ class Daemon:
         self._options = options
         self._describe_memory = describe_memory
         self._handed_over = handed_over
+        self._session = session
         self._saver: UtteranceSaver | None = None
         if saved_utterances is not None:
             self._saver = UtteranceSaver(saved_utterances, self._report_unsaved)
@@ -207,6 +210,8 @@ class Daemon:
     async def _serve(self) -> None:
         if self._saver is not None:
             self._start_thread("save", self._saver.run)
+        if (session := self._session) is not None:
+            self._start_thread("save-session", lambda: session.run(self._report_unsaved))
         self._start_thread("transcribe", self._transcribe_thread)
         if self._speech_output is not None:
             self._start_thread("speak", self._speak_thread)
@@ -247,9 +252,12 @@ class Daemon:
         # In a thread that can be given up on: a sound card or a network's file may take its time.
         self._start_thread("close-source", self._source.close)
         await self._servers.stop_requests()
-        await self._join_threads(but="save")
+        await self._join_threads(but=("save", "save-session"))
         if self._saver is not None:
             self._saver.close()
+        if self._session is not None:
+            self._session.close()
+        if self._saver is not None or self._session is not None:
             await self._join_threads()
         posted = self._loop.create_future()
         self._post(posted.set_result, None)
@@ -259,8 +267,8 @@ class Daemon:
         self._speech_info.cancel()
         self._voice_info.cancel()
 
-    async def _join_threads(self, but: str = "") -> None:
-        threads = {each: ended for each, ended in self._threads.items() if each.name != but}
+    async def _join_threads(self, but: Sequence[str] = ()) -> None:
+        threads = {each: ended for each, ended in self._threads.items() if each.name not in but}
         waits = [asyncio.ensure_future(ended.wait()) for ended in threads.values()]
         _, late = await asyncio.wait(waits, timeout=STOP_THREADS_S)
         for each in late:
@@ -294,6 +302,8 @@ class Daemon:
             logger.debug("too late for %s", callback)
 
     def _publish(self, event: events.Event) -> None:
+        if self._session is not None:
+            self._session.put_event(event)
         self._post(self._publisher.publish, event)
 
     def _publish_state(self, state: events.ServiceState, reason: str | None = None) -> None:

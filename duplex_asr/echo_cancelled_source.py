@@ -8,6 +8,7 @@ from typing import Protocol
 from duplex_asr.audio.frames import Frame
 from duplex_asr.audio.source_notices import SourceNotice
 from duplex_asr.audio.sources import Source
+from duplex_asr.debugging.session_recorder import SessionRecorder
 from duplex_asr.hearing.echo import EchoConfig, load_canceller
 from duplex_asr.hearing.reference import PlayedReference
 
@@ -27,11 +28,21 @@ class TimedSource(Source, Protocol):
 class EchoCancelledSource:
     """The frames of a source, each without what was played while it was recorded."""
 
-    def __init__(self, source: TimedSource, reference: PlayedReference, config: EchoConfig) -> None:
-        """ConfigError: the canceller cannot be loaded. The source is closed by `close`."""
+    def __init__(
+        self,
+        source: TimedSource,
+        reference: PlayedReference,
+        config: EchoConfig,
+        session: SessionRecorder | None = None,
+    ) -> None:
+        """ConfigError: the canceller cannot be loaded. The source is closed by `close`.
+
+        session: is given every frame of both directions.
+        """
         self._source = source
         self._reference = reference
         self._lead_s = LEAD_S - config.delay_ms / 1000
+        self._session = session
         self._canceller = load_canceller(config)
 
     @property
@@ -64,7 +75,11 @@ class EchoCancelledSource:
                 yield frame
                 continue
             time_s = self._source.time_of(frame.position) + self._lead_s
-            yield self._canceller.process(frame, self._reference.frame_at(time_s))
+            far = self._reference.frame_at(time_s)
+            heard = self._canceller.process(frame, far)
+            if self._session is not None:
+                self._session.put(heard, far.samples, frame.samples)
+            yield heard
 
     def close(self) -> None:
         self._source.close()

@@ -22,6 +22,7 @@ from duplex_asr.cancellation import Cancellation
 from duplex_asr.config import Config
 from duplex_asr.daemon import Daemon, ServeOptions
 from duplex_asr.debugging.saved_utterances import DebugConfig, SavedUtterances
+from duplex_asr.debugging.session_recorder import SessionRecorder
 from duplex_asr.echo_cancelled_source import EchoCancelledSource
 from duplex_asr.errors import ConfigError
 from duplex_asr.hearing.endpointer import Endpointer, NewId
@@ -60,8 +61,9 @@ def serve(config: Config, options: ServeOptions, signals: StopSignals) -> int:
     folder = find_runtime_dir(config.service.runtime_dir)
     with RuntimeDir(folder, config.service.socket_mode) as runtime_dir:
         reference = PlayedReference()
+        session = session_recorder(config.debug)
         daemon = Daemon(  # which closes the source in its end
-            source=open_ears(config, reference, ledger),
+            source=open_ears(config, reference, ledger, session),
             new_endpointer=lambda new_id: new_endpointer(config, new_id),
             load_speech=ledger.measured(
                 "speech engine", lambda: load_speech(config, engine_folder)
@@ -71,6 +73,7 @@ def serve(config: Config, options: ServeOptions, signals: StopSignals) -> int:
             options=options,
             handed_over=handed_over,
             saved_utterances=saved_utterances(config.debug),
+            session=session,
             partial_interval_ms=config.transcription.partial_interval_ms,
             speech=SpeechParts(
                 config.playback,
@@ -115,17 +118,28 @@ def _request_stop(loop: asyncio.AbstractEventLoop, daemon: Daemon) -> None:
     loop.call_soon_threadsafe(daemon.request_stop)
 
 
-def open_ears(config: Config, reference: PlayedReference, ledger: MemoryLedger) -> Source:
+def open_ears(
+    config: Config,
+    reference: PlayedReference,
+    ledger: MemoryLedger,
+    session: SessionRecorder | None,
+) -> Source:
     """The source of the configuration; a microphone without what the device itself plays."""
     audio = config.audio
     source = open_source(
         audio.source, audio.realtime, audio.capture_queue_ms, audio.silent_after_ms
     )
     if not isinstance(source, MicrophoneSource):
+        if session is not None:
+            source.close()
+            raise ConfigError(
+                f"debug.save_sessions_dir (--save-session) records a microphone, and the source is"
+                f" {audio.source}: leave it out, or listen to a microphone"
+            )
         return source
     try:
         with ledger.measuring("echo canceller"):
-            return EchoCancelledSource(source, reference, config.echo)
+            return EchoCancelledSource(source, reference, config.echo, session)
     except ConfigError:
         source.close()
         raise
@@ -142,6 +156,14 @@ def saved_utterances(config: DebugConfig) -> SavedUtterances | None:
         return None
     folder = Path(config.save_utterances_dir).expanduser()
     return SavedUtterances(folder, config.save_utterances_max_mb)
+
+
+def session_recorder(config: DebugConfig) -> SessionRecorder | None:
+    """What records this run, if it is to be recorded."""
+    if not config.save_sessions_dir:
+        return None
+    folder = Path(config.save_sessions_dir).expanduser()
+    return SessionRecorder(folder, config.save_sessions_max_mb)
 
 
 def load_speech(config: Config, engine_folder: Path) -> LoadedSpeech:

@@ -105,7 +105,7 @@ class SourceRecognition:
                 heard = endpointer.push(frame)
                 self._hear(heard, end)
                 if self._barge_in is not None:
-                    self._barge_in.advance(end)
+                    self._barge_in.advance(end, endpointer.may_be_voice)
                 self._work_early(endpointer, heard, end)
                 if self._wants(events.Level) and (level := meter.push(frame)):
                     self._publish_level(level, endpointer.speech_probability)

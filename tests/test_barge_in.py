@@ -70,6 +70,46 @@ def test_an_onset_pauses_at_once_and_words_stop_for_good() -> None:
     assert speech.sound == "off" and not policy.wants_words
 
 
+def test_what_may_become_a_voice_is_waited_for_and_its_onset_takes_over() -> None:
+    speech = RecordedSpeech()
+    policy = barge_in(speech, hesitate_ms=250)
+    policy.advance(SECOND, may_be_voice=True)
+    assert speech.orders == ["pause: barge-in"] and not policy.wants_words
+    policy.voice_started("u1", 5.0)
+    policy.advance(2 * SECOND)
+    assert speech.sound == "paused" and policy.wants_words
+    policy.words_heard("u1", "wait")
+    assert speech.orders == ["pause: barge-in", "stop: barge-in"]
+
+
+@pytest.mark.parametrize("policy", ["stop", "pause", "duck"])
+def test_a_sound_that_became_no_voice_is_waited_for_a_moment_only(policy: str) -> None:
+    speech = RecordedSpeech()
+    rule = barge_in(speech, policy=policy, hesitate_ms=250)
+    rule.advance(SECOND, may_be_voice=True)
+    rule.advance(SECOND + 3_999)
+    assert len(speech.orders) == 1
+    rule.advance(SECOND + 4_000)
+    assert speech.orders[1:] == ["unduck" if policy == "duck" else "resume"]
+
+
+def test_nobody_waits_for_a_sound_while_the_device_is_silent_or_shall_not() -> None:
+    for settings, sound in (({}, "off"), ({"hesitate_ms": 0}, "on"), ({"policy": "ignore"}, "on")):
+        speech = RecordedSpeech(sound)
+        barge_in(speech, **settings).advance(SECOND, may_be_voice=True)
+        assert speech.orders == []
+
+
+def test_a_sound_after_the_onset_changes_nothing() -> None:
+    speech = RecordedSpeech()
+    policy = barge_in(speech)
+    policy.voice_started("u1", 5.0)
+    policy.advance(SECOND, may_be_voice=True)
+    policy.voice_stopped("u1", SECOND)
+    policy.advance(SECOND + 4_000)
+    assert speech.orders == ["pause: barge-in"]
+
+
 def test_what_is_no_word_lets_the_device_go_on_as_soon_as_that_is_known() -> None:
     speech = RecordedSpeech()
     policy = barge_in(speech)

@@ -5,11 +5,15 @@ import itertools
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from duplex_asr.asr.engines import load_engine
 from duplex_asr.asr.transcriber import Transcriber
+from duplex_asr.audio.files import FileSource
+from duplex_asr.audio.frames import FRAME_SAMPLES
 from duplex_asr.config import Config, load_config
+from duplex_asr.debugging.session_recorder import SessionRecorder
 from duplex_asr.draw_timeline import draw_timeline, read_events
 from duplex_asr.errors import AudioError, ConfigError
 from duplex_asr.offline import transcribe_file
@@ -115,6 +119,29 @@ def test_the_events_of_a_live_run_are_drawn_instead(tmp_path):
     draw_timeline(RECORDING, tmp_path / "a.svg", Config(), lines, 0, 5)
     svg = (tmp_path / "a.svg").read_text()
     assert "from a run" in svg and "three one four" not in svg
+
+
+def test_a_session_is_drawn_in_both_directions_with_the_events_beside_it(tmp_path):
+    recorder = SessionRecorder(tmp_path, max_mb=10)
+    silence = np.zeros(FRAME_SAMPLES, np.float32)
+    told = {
+        100: events.PlaybackStarted("s1", 5, "The light is on."),
+        250: events.PlaybackStopped("s1", "barge-in", 1_500, "The light", "The light is on."),
+    }
+    for frame in itertools.islice(FileSource(RECORDING, realtime=False).frames(), 400):
+        recorder.put(frame, silence, frame.samples)
+        if (event := told.get(frame.position // FRAME_SAMPLES)) is not None:
+            recorder.put_event(event)
+    recorder.close()
+    recorder.run(lambda text: pytest.fail(text))
+    draw_timeline(tmp_path / "session-0001.flac", tmp_path / "a.svg", Config(), None, 0.5, 3)
+    svg = (tmp_path / "a.svg").read_text()
+    assert "s1 interrupted" in svg and "The light" in svg
+    (tmp_path / "session-0001.jsonl").unlink()
+    demo = load_config(None, {"engine": {"path": str(DEMO)}})
+    draw_timeline(tmp_path / "session-0001.flac", tmp_path / "b.svg", demo, None, 0, None)
+    svg = (tmp_path / "b.svg").read_text()
+    assert "three one four" in svg and "s1" not in svg
 
 
 @pytest.mark.parametrize("line", [b"hello\n", b"[1]\n", b"\xff\n"])

@@ -23,6 +23,7 @@ MAY_IMPORT = {
         "audio.frames",
         "audio.flac",
         "audio.files",
+        "audio.session_file",
         "asr.transcript",
         "hearing.utterance",
         "service.events",

@@ -14,6 +14,9 @@ from duplex_asr.audio.wav import WavFormat, WavHeader
 from duplex_asr.errors import AudioError
 
 HEADER_BYTES = 65_536
+# Title of a recording by `serve --save-session`: its first channel is what was heard; the others
+# are not to be mixed into it.
+SESSION_TITLE = "duplex-asr session: heard, played, microphone"
 UNKNOWN_FRAMES = 2**63 - 1  # libsndfile's word for a length that only the end will tell
 
 
@@ -40,13 +43,14 @@ class SndfileRecording:
     def __init__(self, path: Path, wav: WavFormat | None) -> None:
         self._path = path
         try:
-            self._file = _ForwardOnly(os.fsencode(path))  # the name need not be UTF-8
+            self._file = ForwardOnlyFile(os.fsencode(path))  # the name need not be UTF-8
         except soundfile.LibsndfileError as exc:
             raise AudioError(
                 f"{path} is not a recording that can be read ({exc.error_string.rstrip('.')}):"
                 " use WAV, FLAC, OGG or Opus"
             ) from exc
         self.rate: int = self._file.samplerate
+        self._is_session = self._file.title == SESSION_TITLE
         is_known = self._file.frames != UNKNOWN_FRAMES
         # libsndfile takes a truncated WAV file for a shorter one.
         self.announced_frames: int = wav.num_frames if wav is not None else 0
@@ -66,13 +70,15 @@ class SndfileRecording:
             raise AudioError(
                 f"{self._path} is damaged: {exc.error_string} Record or copy it again"
             ) from exc
-        return block
+        return block[:, :1] if self._is_session else block
 
     def close(self) -> None:
         self._file.close()
 
 
-class _ForwardOnly(soundfile.SoundFile):  # type: ignore[misc]
+class ForwardOnlyFile(soundfile.SoundFile):  # type: ignore[misc]
+    """A recording of a length that may not be known."""
+
     def seekable(self) -> bool:
         """No: soundfile would seek after each read, which at the end of a FLAC file of unknown
         length fails, and takes the last samples with it."""

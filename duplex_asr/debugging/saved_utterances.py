@@ -38,10 +38,14 @@ class DebugConfig:
 
     save_utterances_dir: folder of the ring; empty: nothing is saved.
     save_utterances_max_mb: the oldest are removed before the files take more than this.
+    save_sessions_dir: folder in which each run is recorded whole, in both directions; empty: none.
+    save_sessions_max_mb: recording ends when all sessions of the folder take more than this.
     """
 
     save_utterances_dir: str = setting("")
     save_utterances_max_mb: int = setting(100, minimum=1, maximum=1_000_000)
+    save_sessions_dir: str = setting("")
+    save_sessions_max_mb: int = setting(500, minimum=1, maximum=1_000_000)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 Rows of equal length run from top to bottom like lines of music. In each row, from top to bottom:
 time, waveform with pre-roll, speech and tail of each utterance behind it, the voice detector's
-probability with both thresholds, utterances, partials, what became of them, and how long that took.
+probability with both thresholds, utterances, partials, what became of them, how long that took,
+and, of a session that was recorded in both directions, what the device played and said.
 """
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,19 +17,27 @@ import numpy as np
 
 from duplex_asr.audio.frames import SAMPLE_RATE, SAMPLES_PER_MS, Samples
 from duplex_asr.debugging.looks import STYLE
+from duplex_asr.debugging.row_scale import (
+    BAR_HEIGHT,
+    CHARACTER_WIDTH,
+    GAP,
+    LEFT,
+    LINE_HEIGHT,
+    RIGHT,
+    ROW_S,
+    SMALL_CHARACTER_WIDTH,
+    WIDTH,
+    RowScale,
+)
 from duplex_asr.debugging.spoken import Spoken, gather
 from duplex_asr.debugging.svg import Svg
+from duplex_asr.debugging.timeline_speech import DeviceSpeech
 from duplex_asr.service.events import Event, Partial
 
-WIDTH, LEFT, RIGHT = 1_240, 96, 24
-ROW_S = 12.0
 MAX_S = 600.0  # 50 rows; more is no picture any more
-WAVE_HEIGHT, PROBABILITY_HEIGHT, BAR_HEIGHT, LINE_HEIGHT = 64, 44, 18, 16
-CHARACTER_WIDTH = 6.9  # of the font below, at most
-GAP = 8
+WAVE_HEIGHT, PROBABILITY_HEIGHT = 64, 44
 MIN_TEXT_WIDTH = 220  # near the right edge a text begins further left
 MAX_PARTIAL_LINES, PARTIAL_LINE_HEIGHT = 6, 14
-SMALL_CHARACTER_WIDTH = 5.8
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,7 @@ class Timeline:
     probabilities: (position after a window, probability of speech in it), in order.
     thresholds: probability at which silence becomes voice, and below which voice becomes silence.
     first_s: where in the recording the part begins that is drawn.
+    speech: the other direction, if it was recorded; `samples` are without the device's echo then.
     """
 
     title: str
@@ -47,6 +58,7 @@ class Timeline:
     thresholds: tuple[float, float]
     events: Sequence[Event]
     first_s: float
+    speech: DeviceSpeech | None = None
 
     @property
     def last_s(self) -> float:
@@ -58,11 +70,11 @@ def draw(timeline: Timeline) -> str:
     svg = Svg(WIDTH, STYLE)
     y = _draw_head(svg, timeline)
     spoken = gather(timeline.events)
-    peak = float(np.abs(timeline.samples).max(initial=0.01))
+    loudest = timeline.samples if timeline.speech is None else timeline.speech.microphone
+    peak = float(np.abs(loudest).max(initial=0.01))
     start_s = timeline.first_s
     while start_s < timeline.last_s:
-        row = _Row(svg, timeline, start_s, min(start_s + ROW_S, timeline.last_s), y)
-        y = row.draw(spoken, peak) + 22
+        y = _Row(svg, timeline, start_s, peak, y).draw(spoken) + 22
         start_s += ROW_S
     return svg.finish(y)
 
@@ -73,10 +85,13 @@ def _draw_head(svg: Svg, timeline: Timeline) -> float:
     svg.text("faint", 16, 45, timeline.subtitle)
     svg.text("faint", 16, 63, _medians(gather(timeline.events)))
     x = 16.0
-    for look, words in (
+    legend = [
         ("margin", "pre-roll and tail"), ("speech", "speech"), ("rejected", "rejected"),
         ("wait", "last voice to decision"), ("engine", "decision to text"),
-    ):  # fmt: skip
+    ]  # fmt: skip
+    if timeline.speech is not None:
+        legend += [("echo", "echo that was removed"), ("say-bar", "the device speaks")]
+    for look, words in legend:
         svg.rect(look, x, 76, 14, 12)
         svg.text("faint small", x + 19, 86, words)
         x += 38 + SMALL_CHARACTER_WIDTH * len(words)
@@ -104,109 +119,85 @@ def _medians(spoken: Sequence[Spoken]) -> str:
 
 
 class _Row:
-    """One line of the picture, from `start_s` to `end_s`; `y` is its upper edge."""
+    """One line of the picture, from `start_s` on; `y` is its upper edge."""
 
-    def __init__(
-        self, svg: Svg, timeline: Timeline, start_s: float, end_s: float, y: float
-    ) -> None:
+    def __init__(self, svg: Svg, timeline: Timeline, start_s: float, peak: float, y: float) -> None:
+        end_s = min(start_s + ROW_S, timeline.last_s)
+        self._scale = RowScale(svg, 1000 * start_s, 1000 * end_s)
         self._svg = svg
         self._timeline = timeline
-        self._start_ms, self._end_ms = 1000 * start_s, 1000 * end_s
+        self._peak = peak
         self._y = y
-        self._pixels_per_ms = (WIDTH - LEFT - RIGHT) / (1000 * ROW_S)
 
-    def draw(self, spoken: Sequence[Spoken], peak: float) -> float:
+    def draw(self, spoken: Sequence[Spoken]) -> float:
         """Draw everything; returns the lower edge."""
         here = [each for each in spoken if self._touches(each)]
         self._draw_time(WAVE_HEIGHT + PROBABILITY_HEIGHT + 2 * GAP)
-        self._draw_wave(here, peak)
+        self._draw_wave(here)
         self._draw_probabilities()
         if here:
+            begun_here = [each for each in here if self._scale.contains(each.speech_start_ms)]
             self._draw_utterances(here)
-            self._draw_partials([each for each in here if self._contains(each.speech_start_ms)])
-            self._draw_outcomes([each for each in here if self._contains(each.speech_start_ms)])
+            self._draw_partials(begun_here)
+            self._draw_outcomes(begun_here)
             self._draw_latencies(here)
+        if self._timeline.speech is not None:
+            self._y = self._timeline.speech.draw(self._scale, self._timeline.first_s, self._y)
         return self._y
-
-    def _x(self, ms: float) -> float:
-        """Where a time is, at most at the edges of the row."""
-        inside = min(max(ms, self._start_ms), self._end_ms)
-        return LEFT + (inside - self._start_ms) * self._pixels_per_ms
-
-    def _contains(self, ms: float) -> bool:
-        return self._start_ms <= ms < self._end_ms
 
     def _touches(self, spoken: Spoken) -> bool:
         first, last = _span_ms(spoken)
         latency_ms = spoken.timings.get("latency_ms", 0.0)
-        return first < self._end_ms and last + latency_ms >= self._start_ms
+        return self._scale.touches(first, last + latency_ms)
 
     def _has_latency(self, spoken: Spoken) -> bool:
         """True if any of the time from the last voice to the text is in this row."""
         first = spoken.speech_end_ms
         latency_ms = spoken.timings.get("latency_ms", 0.0)
-        return first is not None and first < self._end_ms and first + latency_ms >= self._start_ms
+        return first is not None and self._scale.touches(first, first + latency_ms)
 
     @property
     def _is_last(self) -> bool:
-        return self._end_ms >= 1000 * self._timeline.last_s
-
-    def _label(self, words: str, y: float) -> None:
-        self._svg.text("faint small", 16, y, words)
+        return self._scale.end_ms >= 1000 * self._timeline.last_s
 
     def _draw_time(self, height: float) -> None:
-        for second in range(int(-(-self._start_ms // 1000)), int(self._end_ms // 1000) + 1):
-            x = self._x(1000 * second)
+        first, last = self._scale.start_ms / 1000, self._scale.end_ms / 1000
+        for second in range(math.ceil(first), int(last) + 1):
+            x = self._scale.x(1000 * second)
             self._svg.line("rule-line", x, self._y + 4, x, self._y + 6 + height)
             minutes, seconds = divmod(second, 60)
             if x < WIDTH - RIGHT:
                 self._svg.text("faint small", x + 3, self._y + 10, f"{minutes}:{seconds:02}")
         self._y += 16
 
-    def _draw_wave(self, spoken: Sequence[Spoken], peak: float) -> None:
-        self._label("sound", self._y + WAVE_HEIGHT / 2 + 4)
+    def _draw_wave(self, spoken: Sequence[Spoken]) -> None:
+        words = "sound" if self._timeline.speech is None else "heard"
+        self._scale.label(words, self._y + WAVE_HEIGHT / 2 + 4)
         for each in spoken:
             is_good = each.outcome in ("", "transcript")
             first, last = _span_ms(each)
             speech_end = each.speech_end_ms if each.speech_end_ms is not None else last
-            self._span("margin", first, last, WAVE_HEIGHT)
+            self._scale.span("margin", first, last, self._y, WAVE_HEIGHT)
             look = "speech" if is_good else "rejected"
-            self._span(look, each.speech_start_ms, speech_end, WAVE_HEIGHT)
-        middle, half = self._y + WAVE_HEIGHT / 2, WAVE_HEIGHT / 2 - 2
-        highest, lowest = self._envelope()
-        upper = [(LEFT + x, middle - half * y / peak) for x, y in enumerate(highest.tolist())]
-        lower = [(LEFT + x, middle - half * y / peak + 0.5) for x, y in enumerate(lowest.tolist())]
-        self._svg.path("wave", [*upper, *lower[::-1]], is_closed=True)
+            self._scale.span(look, each.speech_start_ms, speech_end, self._y, WAVE_HEIGHT)
+        timeline, scale = self._timeline, self._scale
+        if timeline.speech is not None:
+            echo = timeline.speech.microphone
+            scale.wave("echo", echo, timeline.first_s, self._peak, self._y, WAVE_HEIGHT)
+        scale.wave("wave", timeline.samples, timeline.first_s, self._peak, self._y, WAVE_HEIGHT)
         self._y += WAVE_HEIGHT + GAP
 
-    def _span(self, look: str, first_ms: float, last_ms: float, height: float) -> None:
-        x = self._x(first_ms)
-        if self._x(last_ms) > x:
-            self._svg.rect(look, x, self._y, self._x(last_ms) - x, height)
-
-    def _envelope(self) -> tuple[Samples, Samples]:
-        """Highest and lowest sample of each pixel."""
-        first_ms = 1000 * self._timeline.first_s
-        first, last = self._start_ms - first_ms, self._end_ms - first_ms
-        samples = self._timeline.samples[int(first * SAMPLES_PER_MS) : int(last * SAMPLES_PER_MS)]
-        step = SAMPLES_PER_MS / self._pixels_per_ms
-        edges = (np.arange(int(len(samples) / step) + 1) * step).astype(int)
-        edges = edges[edges < len(samples)]
-        if not len(edges):
-            return np.zeros(0, np.float32), np.zeros(0, np.float32)
-        return np.maximum.reduceat(samples, edges), np.minimum.reduceat(samples, edges)
-
     def _draw_probabilities(self) -> None:
-        self._label("speech", self._y + 12)
+        self._scale.label("speech", self._y + 12)
         floor = self._y + PROBABILITY_HEIGHT
-        self._svg.line("rule-line", LEFT, floor, self._x(self._end_ms), floor)
+        self._svg.line("rule-line", LEFT, floor, self._scale.x(self._scale.end_ms), floor)
         points: list[tuple[float, float]] = []
         before_ms = 0.0
         for position, probability in self._timeline.probabilities:
             ms = position / SAMPLES_PER_MS
-            if ms > self._start_ms and before_ms < self._end_ms:
+            if ms > self._scale.start_ms and before_ms < self._scale.end_ms:
                 y = floor - probability * PROBABILITY_HEIGHT
-                points += [(self._x(before_ms), y), (self._x(ms), y)]
+                points += [(self._scale.x(before_ms), y), (self._scale.x(ms), y)]
             before_ms = ms
         if points:
             closed = [(points[0][0], floor), *points, (points[-1][0], floor)]
@@ -214,7 +205,7 @@ class _Row:
             self._svg.path("voice-line", points, is_closed=False)
         for threshold in self._timeline.thresholds:
             y = floor - threshold * PROBABILITY_HEIGHT
-            self._svg.line("limit-line", LEFT, y, self._x(self._end_ms), y)
+            self._svg.line("limit-line", LEFT, y, self._scale.x(self._scale.end_ms), y)
         first, second = self._timeline.thresholds
         for threshold, below in ((first, 0), (second, 7)):
             y = floor - threshold * PROBABILITY_HEIGHT + below
@@ -222,20 +213,16 @@ class _Row:
         self._y = floor + GAP
 
     def _draw_utterances(self, spoken: Sequence[Spoken]) -> None:
-        self._label("utterances", self._y + 13)
+        self._scale.label("utterances", self._y + 13)
         for each in spoken:
             first, last = _span_ms(each)
             speech_end = each.speech_end_ms if each.speech_end_ms is not None else last
-            x, end = self._x(each.speech_start_ms), self._x(speech_end)
-            self._svg.rect("margin", self._x(first), self._y, self._x(last) - self._x(first), 18)
-            if end > x:
-                look = "bar" if each.outcome in ("", "transcript") else "bad-bar"
-                self._svg.rect(look, x, self._y, end - x, BAR_HEIGHT, _about(each))
-                words = f"{each.id} · {each.end_reason}" if each.end_reason else each.id
-                if CHARACTER_WIDTH * len(words) > end - x:
-                    words = each.id
-                if CHARACTER_WIDTH * len(words) <= end - x:
-                    self._svg.text("on-bar", x + 4, self._y + 13, words)
+            self._scale.span("margin", first, last, self._y, BAR_HEIGHT)
+            look = "bar" if each.outcome in ("", "transcript") else "bad-bar"
+            words = [f"{each.id} · {each.end_reason}"] if each.end_reason else []
+            self._scale.bar(
+                look, each.speech_start_ms, speech_end, self._y, [*words, each.id], _about(each)
+            )
         self._y += BAR_HEIGHT + GAP
 
     def _draw_partials(self, spoken: Sequence[Spoken]) -> None:
@@ -243,7 +230,7 @@ class _Row:
         most = max((len(each.partials) for each in spoken), default=0)
         if not most:
             return
-        self._label("partials", self._y + 12)
+        self._scale.label("partials", self._y + 12)
         for one in spoken:
             self._draw_partials_of(one.partials)
         self._y += min(most, MAX_PARTIAL_LINES) * PARTIAL_LINE_HEIGHT + GAP
@@ -251,9 +238,9 @@ class _Row:
     def _draw_partials_of(self, partials: Sequence[Partial]) -> None:
         for number, partial in enumerate(partials):
             y = self._y + 12 + number % MAX_PARTIAL_LINES * PARTIAL_LINE_HEIGHT
-            x = self._x(partial.end_ms)
+            x = self._scale.x(partial.end_ms)
             below = partials[number + MAX_PARTIAL_LINES :][:1]
-            edge = self._x(below[0].end_ms) - 6 if below else WIDTH
+            edge = self._scale.x(below[0].end_ms) - 6 if below else WIDTH
             self._svg.line("faint-line", x, y - 9, x, y + 2)
             words = _shorten(partial, int((edge - x - 3) / SMALL_CHARACTER_WIDTH))
             self._svg.text("small", x + 3, y, words, about=partial.text)
@@ -262,12 +249,12 @@ class _Row:
         """The texts, below each other where they would overlap."""
         if not spoken:
             return
-        self._label("text", self._y + 12)
+        self._scale.label("text", self._y + 12)
         taken: list[float] = []  # right edge of the last text of each line
         for each in spoken:
             words, look = _outcome(each)
             needed = min(CHARACTER_WIDTH * len(words) + 2, MIN_TEXT_WIDTH)
-            x = min(self._x(each.speech_start_ms), WIDTH - RIGHT - needed)
+            x = min(self._scale.x(each.speech_start_ms), WIDTH - RIGHT - needed)
             room = int((WIDTH - RIGHT - x) / CHARACTER_WIDTH)
             lines = textwrap.wrap(words, room) or [""]
             line = 0
@@ -285,7 +272,7 @@ class _Row:
         timed = [each for each in spoken if each.timings and self._has_latency(each)]
         if not timed:
             return
-        self._label("latency", self._y + 11)
+        self._scale.label("latency", self._y + 11)
         for each in timed:
             assert each.speech_end_ms is not None
             decided = each.speech_end_ms + each.timings.get("endpoint_ms", 0.0)
@@ -294,14 +281,14 @@ class _Row:
             for look, first, last in (
                 ("wait", each.speech_end_ms, decided), ("engine", decided, published)
             ):  # fmt: skip
-                if self._x(last) > self._x(first):
-                    width = self._x(last) - self._x(first)
-                    self._svg.rect(look, self._x(first), self._y + 2, width, 10, about)
-            if self._contains(published) or self._is_last:
+                if self._scale.x(last) > self._scale.x(first):
+                    width = self._scale.x(last) - self._scale.x(first)
+                    self._svg.rect(look, self._scale.x(first), self._y + 2, width, 10, about)
+            if self._scale.contains(published) or self._is_last:
                 words = f"{each.timings.get('endpoint_ms', 0):.0f} + {published - decided:.0f} ms"
                 if each.speculative in ("hit", "miss"):
                     words += f" ({each.speculative})"
-                self._svg.text("faint small", self._x(published) + 4, self._y + 11, words)
+                self._svg.text("faint small", self._scale.x(published) + 4, self._y + 11, words)
         self._y += LINE_HEIGHT
 
 

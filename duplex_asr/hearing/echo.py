@@ -16,10 +16,10 @@ from duplex_asr.settings import setting
 FULL_SCALE = 32_767
 # So long after the last sound no echo is left in any room, and frames need not be worked on.
 IDLE_AFTER_MS = 10_000.0
-# AEC3 needs half a second to be what it was when sound begins again after a pause in which somebody
+# AEC3 needs a second to be what it was when sound begins again after a pause in which somebody
 # spoke; until then a tenth of an echo may be left of it, which is as loud as a voice. What is less
 # than that of what was heard is no voice.
-PAUSE_MS, BEGINNING_FRAMES, LEFT_OVER_DB = 300.0, 50, 10.0
+PAUSE_MS, BEGINNING_FRAMES, LEFT_OVER_DB = 300.0, 100, 10.0
 MUTED_FRAMES = 5  # what is only an echo is not let through in pieces
 RISE = np.arange(FRAME_SAMPLES, dtype=np.float32) / FRAME_SAMPLES  # from one signal to another
 

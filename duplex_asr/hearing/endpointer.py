@@ -23,6 +23,7 @@ import numpy as np
 
 from duplex_asr.audio.frames import SAMPLES_PER_MS, Frame, Samples
 from duplex_asr.hearing.sample_buffer import SampleBuffer
+from duplex_asr.hearing.sudden_voice import SuddenVoice
 from duplex_asr.hearing.utterance import Ending, EndReason, Utterance
 from duplex_asr.hearing.vad import VoiceDetector
 from duplex_asr.settings import setting
@@ -135,7 +136,8 @@ NewId = Callable[[], str]
 class Endpointer:
     """Decides where utterances start and end; holds no clock, thread or device.
 
-    speech_probability: of the last window that was judged.
+    speech_probability: of the last window that was judged. may_be_voice: it sounded like the
+    beginning of a voice, which is known with the next ones.
     """
 
     def __init__(self, detector: VoiceDetector, config: EndpointerConfig, new_id: NewId) -> None:
@@ -151,6 +153,8 @@ class Endpointer:
         self._max_utterance = config.max_utterance_ms * SAMPLES_PER_MS
         self._no_speech = config.no_speech_ms * SAMPLES_PER_MS
         self.speech_probability = 0.0
+        self.may_be_voice = False
+        self._sudden_voice = SuddenVoice()
         self._audio = SampleBuffer(self._max_utterance + 2 * self._window_samples)
         self._pause_end: int | None = None  # where the utterance of the last Pause ends
         self._begin(0)
@@ -265,6 +269,7 @@ class Endpointer:
         self._was_voiced = probability >= level
         judged = _Window(self._judged, end, probability, self._was_voiced)
         self._judged = end
+        self.may_be_voice = self._sudden_voice.push(window, probability)
         if self._state in (_State.QUIET, _State.STARTING):
             return self._wait_for_onset(judged)
         return self._follow_speech(judged)

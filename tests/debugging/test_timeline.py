@@ -7,8 +7,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from duplex_asr.debugging.row_scale import LEFT, RIGHT, WIDTH
 from duplex_asr.debugging.spoken import gather
-from duplex_asr.debugging.timeline import LEFT, RIGHT, WIDTH, Timeline, draw
+from duplex_asr.debugging.timeline import Timeline, draw
 from duplex_asr.service.events import (
     Error,
     Partial,
