@@ -230,9 +230,13 @@ def measure(options: argparse.Namespace, folder: Path) -> Figures:
     rng = random.Random(options.seed)
     figures = Figures()
     run = folder / "run"
+    serve = ["--source", "microphone", *options.serve]
+    if options.external:
+        (folder / "external.toml").write_text('[echo]\nmode = "external"\n')
+        serve += ["--config", str(folder / "external.toml")]
     with (
-        open_duplex_room(folder) as card,
-        running_daemon(run, "--source", "microphone", *options.serve, env=card.env),
+        open_duplex_room(folder, is_cancelling=options.external) as card,
+        running_daemon(run, *serve, env=card.env),
         RoomRecorder(card, folder / "room.raw") as recorder,
     ):
         with EventReader(run / "events.sock") as reader:
@@ -320,6 +324,9 @@ def main() -> int:
     )
     parser.add_argument("--alone", type=float, default=600.0, metavar="SECONDS")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--external", action="store_true", help="have PulseAudio remove the echo, not the daemon"
+    )
     parser.add_argument("--keep-room", type=Path, metavar="FILE.flac", help="save what was heard")
     parser.add_argument("--keep-events", type=Path, metavar="FILE.jsonl", help="save the events")
     parser.add_argument("serve", nargs="*", help="more options for `duplex-asr serve`, after --")

@@ -44,7 +44,7 @@ POWER_SMOOTHING, QUICK_SMOOTHING = 0.98, 0.8
 # leaves a decibel to be explained. Not again within half a second.
 LOST_AT_DB, LOST_FRAMES, PATIENT_FRAMES = 1.0, 20, 50
 LOST_UNCERTAINTY = 0.1
-UNEXPLAINED_DB, LOUDER_DB = 3.0, 2.0
+UNEXPLAINED_DB, LOUDER_DB = 1.5, 2.0
 
 
 class LinearEchoFilter:
