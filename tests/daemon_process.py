@@ -26,19 +26,24 @@ def running_daemon(
     """The daemon with the demo engine and its sockets in `folder`, from open sockets to its end."""
     command = [*DUPLEX_ASR, "serve", "--engine", str(DEMO), "--runtime-dir", str(folder),
                *map(str, options)]  # fmt: skip
-    log = folder.parent / f"{folder.name}.log"
+    log = log_of(folder)
     with log.open("w") as output:
         process = subprocess.Popen(command, stdin=stdin, stderr=output, text=True, env=env)
     try:
-        wait_for_sockets(process, log)
+        wait_for_line(process, log, "sockets are in")
         yield process
     finally:
         process.terminate()
         process.wait(timeout=20)
 
 
-def wait_for_sockets(process: subprocess.Popen[str], log: Path) -> None:
-    """Follow the log until it says that the sockets are open."""
+def log_of(folder: Path) -> Path:
+    """What the daemon with its sockets in `folder` logs."""
+    return folder.parent / f"{folder.name}.log"
+
+
+def wait_for_line(process: subprocess.Popen[str], log: Path, words: str) -> None:
+    """Follow the log until a line holds these words."""
     with subprocess.Popen(
         ["tail", "-n", "+1", "-f", f"--pid={process.pid}", str(log)],
         stdout=subprocess.PIPE,
@@ -46,10 +51,10 @@ def wait_for_sockets(process: subprocess.Popen[str], log: Path) -> None:
     ) as tail:
         assert tail.stdout is not None
         for line in tail.stdout:
-            if "sockets are in" in line:
+            if words in line:
                 tail.terminate()
                 return
-    raise AssertionError(f"the daemon did not start: {log.read_text()}")
+    raise AssertionError(f"the daemon ended before {words!r}: {log.read_text()}")
 
 
 def read_until(reader: EventReader, wanted: str) -> list[dict[str, Any]]:

@@ -33,8 +33,8 @@ load-module module-remap-source source_name=microphone master=room.monitor
 set-default-sink speaker
 set-default-source microphone
 """
-# As docs/echo.md tells people to have the sound server remove the echo. Its module takes loudspeaker
-# and microphone for two devices, and hangs where they are one: so there is one more.
+# As docs/echo.md tells people to have the sound server remove the echo. Its module takes
+# loudspeaker and microphone for two devices, and hangs where they are one: so there is one more.
 CANCELLING_MODULES = """
 load-module module-null-sink sink_name=loudspeaker rate={rate} channels=1 norewinds=1
 load-module module-loopback source=loudspeaker.monitor sink=speaker channels=1 latency_msec=20 \

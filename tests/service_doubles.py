@@ -23,6 +23,7 @@ from duplex_asr.audio.source_notices import SourceNotice
 from duplex_asr.cancellation import Cancellation, Cancelled
 from duplex_asr.daemon import Daemon, ServeOptions
 from duplex_asr.debugging.saved_utterances import SavedUtterances
+from duplex_asr.debugging.session_recorder import SessionRecorder
 from duplex_asr.hearing.endpointer import Endpointer, EndpointerConfig, NewId
 from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.loaded_speech import LoadedSpeech
@@ -201,6 +202,7 @@ class Room:
         load_speech: Callable[[], LoadedSpeech] | None = None,
         new_endpointer: Callable[[NewId], Endpointer] = new_endpointer,
         saved_utterances: SavedUtterances | None = None,
+        session: SessionRecorder | None = None,
         partial_interval_ms: int = 0,
         speech_parts: SpeechParts | None = None,
     ) -> None:
@@ -215,6 +217,7 @@ class Room:
             service=service,
             options=options,
             saved_utterances=saved_utterances,
+            session=session,
             partial_interval_ms=partial_interval_ms,
             speech=speech_parts,
         )

@@ -14,6 +14,7 @@ import pytest
 import soundfile
 
 from tests.asr.torch_writer import write_byte_tokenizer, write_checkpoint
+from tests.daemon_process import DEMO
 
 COMMANDS = (
     "serve", "listen", "say", "stop", "status", "transcribe", "build", "devices", "check-config",
@@ -108,6 +109,11 @@ def test_one_bad_file_does_not_keep_the_others_from_being_transcribed(
         (["build", "/nonexistent.pt", "--output", "/tmp/never"], 3, "cannot read /nonexistent.pt"),
         (["build", "x.pt", "--output", "y", "--threshold", "a=b"], 2, "write NAME=NUMBER"),
         (["build", "x.pt", "--output", "y", "--threshold", "a=1"], 2, "names are no_speech"),
+        (
+            ["serve", "--engine", str(DEMO), "--source", "stdin:", "--save-session", "/never"],
+            2,
+            "records a microphone",
+        ),
         (["listen", "--runtime-dir", "/nonexistent"], 5, "duplex-asr serve"),
         (["status", "--runtime-dir", "/nonexistent"], 5, "duplex-asr serve"),
         (["say", "hello", "--runtime-dir", "/nonexistent"], 5, "duplex-asr serve"),

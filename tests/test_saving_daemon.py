@@ -12,6 +12,7 @@ import soundfile
 
 from duplex_asr.audio.frames import Samples
 from duplex_asr.debugging.saved_utterances import SavedUtterances
+from duplex_asr.debugging.session_recorder import SessionRecorder
 from tests.service_doubles import Listener, Room, run_without_leaks
 
 
@@ -43,6 +44,45 @@ def test_each_utterance_is_saved_with_its_last_event(tmp_path: Path) -> None:
         samples, _ = soundfile.read(ring.folder / line["file"])
         assert np.abs(samples).max() > 0.05
     assert len(samples) / 16 == 50 + 200 + 50  # pre-roll, word, tail
+
+
+def test_a_session_holds_every_event_up_to_the_end(tmp_path: Path) -> None:
+    recorder = SessionRecorder(tmp_path / "sessions", max_mb=1)
+
+    async def scenario() -> None:
+        room = Room(tmp_path / "run", session=recorder)
+        async with room.running() as task:
+            listener = await Listener.open(room)
+            await listener.until("state", state="listening")
+            room.source.say(1, 2)
+            await listener.until("transcript", id="u2")
+            room.daemon.request_stop()
+            await task
+            await listener.close()
+
+    run_without_leaks(scenario)
+    lines = (tmp_path / "sessions/session-0001.jsonl").read_text().splitlines()
+    recorded = [json.loads(line) for line in lines]
+    assert [each["text"] for each in recorded if each["type"] == "transcript"] == ["one", "two"]
+    assert recorded[-1]["type"] == "state" and recorded[-1]["state"] == "stopping"
+
+
+def test_a_session_that_cannot_be_recorded_is_one_event(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    recorder = SessionRecorder(tmp_path / "file" / "sessions", max_mb=1)
+
+    async def scenario() -> dict[str, Any]:
+        room = Room(tmp_path / "run", session=recorder)
+        async with room.running():
+            listener = await Listener.open(room)
+            failure = await listener.until("error")
+            room.source.say(1)
+            await listener.until("transcript")
+            await listener.close()
+        return failure
+
+    failure = run_without_leaks(scenario)
+    assert failure["code"] == "save-failed" and "make room" in failure["text"]
 
 
 def test_a_disk_that_hangs_delays_no_transcript_and_not_the_end(tmp_path: Path) -> None:

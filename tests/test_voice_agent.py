@@ -12,19 +12,24 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 
-from tests.daemon_process import DEMO, running_daemon
-from tests.soundcard import SoundCard
+from duplex_asr.config import Config
+from duplex_asr.draw_timeline import draw_timeline
+from tests.daemon_process import DEMO, log_of, running_daemon, wait_for_line
+from tests.duplex_room import open_duplex_room
+from tests.soundcard import missing_programs
 
-pytestmark = pytest.mark.soundcard
+pytestmark = [pytest.mark.soundcard, pytest.mark.timeout(90)]
 EXAMPLE = Path(__file__).parents[1] / "examples" / "voice_agent.py"
 SPOKEN = json.loads((DEMO / "demo.json").read_text())
 ANSWERS = [
     "I am here, and I listen to you. Just say what you want to know, and take your time with it.",
-    "Thank you.",
+    "Three one four one five. Thank you.",
 ]
+MARGIN_MS, LISTENS_MS = 300, 4_000
 
 
 class Script(BaseHTTPRequestHandler):
@@ -59,24 +64,39 @@ def scripted_endpoint() -> Iterator[tuple[str, list[dict[str, Any]]]]:
             thread.join()
 
 
-def test_it_answers_is_interrupted_and_tells_the_model_what_was_heard(
-    tmp_path: Path, sound_card: SoundCard
-) -> None:
-    recording = tmp_path / "person.wav"
+def write_person(path: Path) -> None:
+    """A wake word, and while the device answers, a number."""
     samples, rate = soundfile.read(DEMO / "demo.flac", dtype="float32")
-    end_ms = SPOKEN[1]["start_ms"] + 4_000  # "computer", and while the device answers: a number
-    soundfile.write(recording, samples[: end_ms * rate // 1000], rate)
-    run = tmp_path / "run"
-    serve = ["--source", f"file:{recording}", "--wait-for-listener"]
-    with scripted_endpoint() as (url, requests), running_daemon(run, *serve, env=sound_card.env):
-        with subprocess.Popen(
+
+    def spoken(index: int) -> np.ndarray:
+        first_ms, end_ms = SPOKEN[index]["start_ms"], SPOKEN[index]["end_ms"]
+        return samples[(first_ms - MARGIN_MS) * rate // 1000 : (end_ms + MARGIN_MS) * rate // 1000]
+
+    listens = np.zeros(LISTENS_MS * rate // 1000, np.float32)
+    soundfile.write(path, np.concatenate([spoken(0), listens, spoken(1)]), rate)
+
+
+def test_it_answers_is_interrupted_and_tells_the_model_what_was_heard(tmp_path: Path) -> None:
+    if reason := missing_programs():
+        pytest.skip(reason)
+    recording, run, session = tmp_path / "person.wav", tmp_path / "run", tmp_path / "session"
+    write_person(recording)
+    serve = ["--source", "microphone", "--wait-for-listener", "--save-session", session]
+    with (
+        open_duplex_room(tmp_path) as card,
+        scripted_endpoint() as (url, requests),
+        running_daemon(run, *serve, env=card.env) as daemon,
+        subprocess.Popen(
             [sys.executable, "-u", str(EXAMPLE), "--url", url, "--model", "m",
              "--runtime-dir", str(run)],
-            stdout=subprocess.PIPE, text=True, env=sound_card.env,
-        ) as agent:  # fmt: skip
-            assert agent.stdout is not None
-            lines = [agent.stdout.readline().strip() for _ in range(4)]
-            agent.terminate()
+            stdout=subprocess.PIPE, text=True, env=card.env,
+        ) as agent,
+    ):  # fmt: skip
+        wait_for_line(daemon, log_of(run), "listening to")
+        card.play(recording, "person")
+        assert agent.stdout is not None
+        lines = [agent.stdout.readline().strip() for _ in range(4)]
+        agent.terminate()
     person, interrupted, number, answer = lines
     assert person == "person: computer" and number == f"person: {SPOKEN[1]['text']}", lines
     heard = interrupted.removeprefix("device: ").removesuffix(" ...")
@@ -86,6 +106,9 @@ def test_it_answers_is_interrupted_and_tells_the_model_what_was_heard(
     assert first["path"] == "/v1/chat/completions" and first["model"] == "m"
     assert [each["role"] for each in second["messages"]] == ["system", "user", "assistant", "user"]
     assert second["messages"][2]["content"] == heard
+    draw_timeline(session / "session-0001.flac", tmp_path / "a.svg", Config(), None, 0, None)
+    svg = (tmp_path / "a.svg").read_text()
+    assert "interrupted" in svg and str(SPOKEN[1]["text"]) in svg
 
 
 def test_an_endpoint_that_cannot_be_reached_is_named(tmp_path: Path) -> None:
