@@ -29,7 +29,7 @@ from duplex_asr.errors import AudioError
 from duplex_asr.service.events import Event, Level, as_record
 
 NAME = re.compile(r"session-(\d{4,})\.(flac|jsonl)")
-MAX_QUEUED = 500  # frames: five seconds in which the disk may hang
+MAX_QUEUED = 500  # frames: five seconds in which the disk may hang; and events
 BLOCK_FRAMES = 50  # written at once: half a second of sound
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,8 @@ Block = npt.NDArray[np.float32]
 class SessionRecorder:
     """`put` and `put_event` never wait; `run` is the body of the thread that writes.
 
-    num_dropped: frames that came while `MAX_QUEUED` were waiting; they are silence in the file.
+    num_dropped: frames and events that came while `MAX_QUEUED` were waiting; the frames are silence
+    in the file.
     """
 
     def __init__(self, folder: Path, max_mb: int) -> None:
@@ -73,7 +74,11 @@ class SessionRecorder:
         if isinstance(event, Level):
             return
         with self._changed:
-            if not self._is_closed:
+            if self._is_closed:
+                return
+            if len(self._lines) >= MAX_QUEUED:
+                self.num_dropped += 1
+            else:
                 record = as_record(event) | {"at_ms": self._position // SAMPLES_PER_MS}
                 self._lines.append(json.dumps(record, ensure_ascii=False) + "\n")
 
@@ -93,7 +98,7 @@ class SessionRecorder:
             logger.warning("%s", text)
             report(text)
         if self.num_dropped:
-            logger.warning("%d frames were not recorded: the disk is too slow", self.num_dropped)
+            logger.warning("%d frames and events were not recorded: the disk is too slow", self.num_dropped)
 
     def close(self) -> None:
         """Take no more and make `run` return as soon as it has written what waits."""

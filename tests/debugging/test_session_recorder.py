@@ -151,7 +151,9 @@ def test_a_disk_that_hangs_costs_frames_and_nobody_s_time(
     thread.start()
     for number in range(session_recorder.MAX_QUEUED + 3):
         put(recorder, number)
-    assert recorder.num_dropped == 3
+    for number in range(session_recorder.MAX_QUEUED + 2):
+        recorder.put_event(Error("x", str(number)))
+    assert recorder.num_dropped == 3 + 2
     may_write.set()
     recorder.close()
     thread.join(10)
