@@ -98,7 +98,7 @@ class SessionRecorder:
             logger.warning("%s", text)
             report(text)
         if self.num_dropped:
-            logger.warning("%d frames and events were not recorded: the disk is too slow", self.num_dropped)
+            logger.warning("%d frames or events not recorded: the disk is slow", self.num_dropped)
 
     def close(self) -> None:
         """Take no more and make `run` return as soon as it has written what waits."""
