@@ -6,6 +6,8 @@ what sounded in the room, both on one clock:
 
     first_audio_ms     from the request until the speaker sounds
     barge_in_ms        from the person's first sound until the device is silent
+    barge_in_from_vowel_ms  the same from the first sound that is no more than 12 dB softer than the
+                       word's loudest: what stands before a vowel may be a tenth of a second of "s"
     missed_barge_ins   times that the person was not heard, or the device went on
     false_stops        times that the device stopped although nobody else spoke
     false_pauses       times that it hesitated
@@ -60,6 +62,7 @@ they sold bread, apples and cheese, and the baker told everybody that the summer
 ENDPOINT_S = 1.2
 ECHO_SECONDS = 40
 QUIET_S = 0.5  # before a text whose beginning is looked for
+VOWEL_DB, WORD_S = 12.0, 0.5
 SETTLE_S = 20.0  # of speech alone, in which the canceller learns the room
 
 
@@ -137,6 +140,7 @@ class Figures:
 
     first_audio_ms: list[float] = field(default_factory=list)
     barge_in_ms: list[float] = field(default_factory=list)
+    barge_in_from_vowel_ms: list[float] = field(default_factory=list)
     num_barge_ins: int = 0
     missed_barge_ins: int = 0
     transcripts: int = 0
@@ -201,15 +205,26 @@ def interrupt(
         device.be_silent()
         events.wait_for(spoke_at, 10, type="playback-stopped", id=name)
     else:
-        silent_s = time_to_silence(recorder.so_far(), room_s)
+        room = recorder.so_far()
+        onset_s = last_onset(room, room_s)
+        silent_s = silence_after(onset_s, room.device)
         if silent_s is not None:  # else the device was between two sentences, and silent already
             figures.barge_in_ms.append(1000 * silent_s)
+            vowel_s = seconds_to_vowel(room, onset_s)
+            figures.barge_in_from_vowel_ms.append(1000 * (silent_s - vowel_s))
 
 
-def time_to_silence(recording: Recording, since_s: float) -> float | None:
-    """From the person's first sound to the device's last one, in seconds."""
-    onsets = [first for first, _ in loud_spans(recording.person, 0.5) if first >= since_s]
-    return silence_after(onsets[-1], recording.device) if onsets else None
+def last_onset(recording: Recording, since_s: float) -> float:
+    """Where the person began to speak last, in seconds of the recording."""
+    return [first for first, _ in loud_spans(recording.person, 0.5) if first >= since_s][-1]
+
+
+def seconds_to_vowel(recording: Recording, onset_s: float) -> float:
+    """From the person's first sound to the first one of nearly the word's full loudness."""
+    first = int(onset_s * RATE)
+    word = np.abs(recording.person[first : first + int(WORD_S * RATE)].astype(np.int32))
+    loud = np.flatnonzero(word > word.max() / 10 ** (VOWEL_DB / 20))
+    return float(loud[0]) / RATE
 
 
 def first_audio(device: Device, events: Events, recorder: RoomRecorder, figures: Figures) -> None:
@@ -296,6 +311,7 @@ def as_json(figures: Figures) -> dict[str, Any]:
     return {
         "first_audio_ms": quantiles(figures.first_audio_ms),
         "barge_in_ms": quantiles(figures.barge_in_ms),
+        "barge_in_from_vowel_ms": quantiles(figures.barge_in_from_vowel_ms),
         "barge_ins": figures.num_barge_ins,
         "missed_barge_ins": figures.missed_barge_ins,
         "transcripts": figures.transcripts,

@@ -55,7 +55,7 @@ class Turn(threading.Thread):
     """One answer: asked for, spoken while it comes, and noted as far as it was heard."""
 
     def __init__(self, endpoint: Endpoint, socket: Path | None, said: list[dict[str, str]]) -> None:
-        super().__init__(daemon=True, name=f"turn-{uuid.uuid4()}")
+        super().__init__(daemon=True, name=f"turn-{uuid.uuid4().hex[:8]}")
         self._endpoint = endpoint
         self._socket = socket
         self._said = said

@@ -67,22 +67,21 @@ def test_a_session_holds_every_event_up_to_the_end(tmp_path: Path) -> None:
     assert recorded[-1]["type"] == "state" and recorded[-1]["state"] == "stopping"
 
 
-def test_a_session_that_cannot_be_recorded_is_one_event(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"")
-    recorder = SessionRecorder(tmp_path / "file" / "sessions", max_mb=1)
+def test_a_session_that_cannot_be_recorded_further_is_one_event(tmp_path: Path) -> None:
+    (tmp_path / "session-0001.flac").write_bytes(bytes(1_000_000))
+    recorder = SessionRecorder(tmp_path, max_mb=1)
 
-    async def scenario() -> dict[str, Any]:
+    async def scenario() -> list[dict[str, Any]]:
         room = Room(tmp_path / "run", session=recorder)
-        async with room.running():
+        async with room.running() as task:
             listener = await Listener.open(room)
-            failure = await listener.until("error")
-            room.source.say(1)
-            await listener.until("transcript")
-            await listener.close()
-        return failure
+            await listener.until("state", state="listening")
+            room.daemon.request_stop()
+            await task
+            return await listener.rest()
 
-    failure = run_without_leaks(scenario)
-    assert failure["code"] == "save-failed" and "make room" in failure["text"]
+    (error,) = [each for each in run_without_leaks(scenario) if each["type"] == "error"]
+    assert error["code"] == "save-failed" and "save_sessions_max_mb is reached" in error["text"]
 
 
 def test_a_disk_that_hangs_delays_no_transcript_and_not_the_end(tmp_path: Path) -> None:

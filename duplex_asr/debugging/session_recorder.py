@@ -10,6 +10,7 @@ which can be read all the same.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -25,7 +26,7 @@ import numpy.typing as npt
 
 from duplex_asr.audio.frames import SAMPLES_PER_MS, Frame, Samples
 from duplex_asr.audio.session_file import SessionWriter
-from duplex_asr.errors import AudioError
+from duplex_asr.errors import AudioError, ConfigError
 from duplex_asr.service.events import Event, Level, as_record
 
 NAME = re.compile(r"session-(\d{4,})\.(flac|jsonl)")
@@ -45,7 +46,19 @@ class SessionRecorder:
     """
 
     def __init__(self, folder: Path, max_mb: int) -> None:
-        """max_mb: of all sessions in the folder; recording ends where they would take more."""
+        """max_mb: of all sessions in the folder; recording ends where they would take more.
+
+        ConfigError: the folder cannot be made or written.
+        """
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as exc:
+            raise ConfigError(
+                f"sessions cannot be recorded in {folder} ({exc.strerror}): make room, see its"
+                " permissions, or name another folder"
+            ) from exc
         self.num_dropped = 0
         self._folder = folder
         self._max_bytes = max_mb * 1_000_000
@@ -108,7 +121,6 @@ class SessionRecorder:
 
     def _write_session(self) -> str | None:
         """Returns why it ended before `close`, or None."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         used_bytes, stem = self._look_around()
         sound_path, lines_path = stem.with_suffix(".flac"), stem.with_suffix(".jsonl")
         with (

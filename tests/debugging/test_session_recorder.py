@@ -15,6 +15,7 @@ from duplex_asr.audio.frames import FRAME_SAMPLES, Frame
 from duplex_asr.audio.session_file import MAX_GAP, has_two_directions, read_other_channels
 from duplex_asr.debugging import session_recorder
 from duplex_asr.debugging.session_recorder import SessionRecorder
+from duplex_asr.errors import ConfigError
 from duplex_asr.service.events import Error, Level, PlaybackResumed
 
 ONES = np.ones(FRAME_SAMPLES, np.float32)
@@ -116,11 +117,18 @@ def test_it_ends_where_the_folder_holds_enough_and_says_so(tmp_path: Path) -> No
     assert recorder.num_dropped == 0
 
 
-def test_a_folder_that_cannot_be_written_is_told_in_words(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    recorder = SessionRecorder(tmp_path / "file" / "sessions", max_mb=1)
+    with pytest.raises(ConfigError, match=r"file/sessions \(Not a directory\): make room"):
+        SessionRecorder(tmp_path / "file" / "sessions", max_mb=1)
+
+
+def test_a_folder_that_went_away_is_told_in_words(tmp_path: Path) -> None:
+    recorder = SessionRecorder(tmp_path / "sessions", max_mb=1)
+    (tmp_path / "sessions").rmdir()
+    put(recorder, 0)
     (report,) = run(recorder)
-    assert report.endswith("sessions: Not a directory; make room, or see its permissions")
+    assert report.endswith("sessions: No such file or directory; make room, or see its permissions")
 
 
 def test_a_full_disk_is_told_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
