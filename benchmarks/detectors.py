@@ -20,7 +20,8 @@ import numpy as np
 
 from duplex_asr.audio.files import FileSource
 from duplex_asr.audio.frames import SAMPLE_RATE, FrameCutter, Samples
-from duplex_asr.hearing.endpointer import Endpointer, EndpointerConfig
+from duplex_asr.hearing.endpointer import Endpointer
+from duplex_asr.hearing.endpointer_config import EndpointerConfig
 from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.hearing.vad import VadConfig, VoiceDetector, load_detector
 

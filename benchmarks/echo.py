@@ -34,7 +34,8 @@ from duplex_asr.audio.frames import FRAME_SAMPLES, SAMPLE_RATE, Frame, Samples
 from duplex_asr.audio.speaker import PlayedBlock
 from duplex_asr.echo_cancelled_source import LEAD_S
 from duplex_asr.hearing.echo import Canceller, EchoCanceller, OpenEars
-from duplex_asr.hearing.endpointer import Endpointer, EndpointerConfig
+from duplex_asr.hearing.endpointer import Endpointer
+from duplex_asr.hearing.endpointer_config import EndpointerConfig
 from duplex_asr.hearing.reference import FarFrame, PlayedReference
 from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.hearing.vad import VadConfig, load_detector

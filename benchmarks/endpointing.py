@@ -31,7 +31,8 @@ from speech_scenes import (
 )
 
 from duplex_asr.audio.frames import FRAME_SAMPLES, SAMPLES_PER_MS, FrameCutter
-from duplex_asr.hearing.endpointer import Endpointer, EndpointerConfig
+from duplex_asr.hearing.endpointer import Endpointer
+from duplex_asr.hearing.endpointer_config import EndpointerConfig
 from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.hearing.vad import VadConfig, load_detector
 

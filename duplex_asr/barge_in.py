@@ -89,13 +89,10 @@ class BargeIn:
     """Follows the utterances of one source and the speech of one device; for any thread."""
 
     def __init__(self, config: BargeInConfig, speech: Interruptible) -> None:
-        self._config = config
         self._speech = speech
-        self._ignored = frozenset(words_of(config.ignored_words))
-        self._stop_words = frozenset(words_of(config.stop_words))
-        self._hesitate = config.hesitate_ms * SAMPLES_PER_MS
-        self._resume_after = config.resume_after_ms * SAMPLES_PER_MS
         self._lock = threading.Lock()
+        self._wanted = config
+        self._take_wanted_config()
         self._utterances: dict[str, _Utterance] = {}
         self._speaking: _Utterance | None = None
         self._holder: _Utterance | None = None  # whose onset paused or ducked the speech
@@ -107,11 +104,20 @@ class BargeIn:
         speaking = self._speaking
         return speaking is not None and speaking.may_stop and self._config.policy == "stop"
 
+    def reconfigure(self, config: BargeInConfig) -> None:
+        """Behave so from now on; what is paused or ducked for somebody ends as it has begun."""
+        with self._lock:
+            self._wanted = config
+            if self._holder is None:
+                self._take_wanted_config()
+
     # In the thread that hears the source.
 
     def voice_started(self, utterance_id: str, now_s: float) -> None:
         """Somebody began to speak; now_s: of the clock that tells when the device speaks."""
         with self._lock:
+            if self._holder is None:
+                self._take_wanted_config()
             is_over_speech = self._speech.is_playing
             utterance = _Utterance(now_s - ECHO_DELAY_S, was_over_speech=is_over_speech)
             self._utterances[utterance_id] = self._speaking = utterance
@@ -191,6 +197,13 @@ class BargeIn:
                 self._release()
 
     # With the lock.
+
+    def _take_wanted_config(self) -> None:
+        config = self._config = self._wanted
+        self._ignored = frozenset(words_of(config.ignored_words))
+        self._stop_words = frozenset(words_of(config.stop_words))
+        self._hesitate = config.hesitate_ms * SAMPLES_PER_MS
+        self._resume_after = config.resume_after_ms * SAMPLES_PER_MS
 
     def _hold(self, utterance: _Utterance) -> bool:
         """Have the device be silent or quiet; False if it goes on, or was silent already."""

@@ -158,7 +158,10 @@ def _add_serve(commands: Any) -> None:
         "--save-session", metavar="DIR",
         help="record this run there, what is heard and what is said, within a cap [debug]",
     )  # fmt: skip
-    parser.add_argument("--verbose", action="store_true", help="log more")
+    parser.add_argument(
+        "--verbose", action="store_const", const="debug", dest="log_level",
+        help="log more [service.log_level]",
+    )  # fmt: skip
 
 
 def _add_listen(commands: Any) -> None:
@@ -344,14 +347,12 @@ def serve(options: argparse.Namespace) -> int:
         from duplex_asr.serve import serve as run_daemon
         from duplex_asr.service.listening import check_service
 
-        logging.basicConfig(
-            level=logging.DEBUG if options.verbose else logging.INFO,
-            format="%(levelname)s %(name)s: %(message)s",
-        )
+        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
         overrides = _overrides(
             options, engine="engine.path", threads="engine.threads", source="audio.source",
             realtime="audio.realtime", runtime_dir="service.runtime_dir",
-            save_utterances="debug.save_utterances_dir", save_session="debug.save_sessions_dir",
+            log_level="service.log_level", save_utterances="debug.save_utterances_dir",
+            save_session="debug.save_sessions_dir",
         )  # fmt: skip
         config = load_config(options.config, overrides)
         serve_options = ServeOptions(
@@ -359,7 +360,10 @@ def serve(options: argparse.Namespace) -> int:
         )
         with naming(options.config):
             check_service(config.service)
-        return run_daemon(config, serve_options, signals)
+        return run_daemon(
+            config, serve_options, signals, options.config,
+            lambda: load_config(options.config, overrides),
+        )  # fmt: skip
 
 
 def listen(options: argparse.Namespace) -> int:

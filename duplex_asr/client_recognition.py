@@ -89,7 +89,7 @@ class ClientRecognizer:
         self._executor = executor
         self._post = post
         self._counts = counts
-        self._partial_interval_ms = partial_interval_ms
+        self.partial_interval_ms = partial_interval_ms  # of recordings that begin from now on
         self._recording_numbers = itertools.count(1)
 
     async def info(self) -> RecognizerInfo:
@@ -107,7 +107,7 @@ class ClientRecognizer:
             self._executor,
             self._post,
             self._counts,
-            self._partial_interval_ms,
+            self.partial_interval_ms,
             on_committed,
         )
 

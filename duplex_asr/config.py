@@ -17,9 +17,10 @@ from duplex_asr.barge_in import BargeInConfig
 from duplex_asr.debugging.saved_utterances import DebugConfig
 from duplex_asr.errors import ConfigError
 from duplex_asr.hearing.echo import EchoConfig
-from duplex_asr.hearing.endpointer import EndpointerConfig
+from duplex_asr.hearing.endpointer_config import EndpointerConfig
 from duplex_asr.hearing.vad import VadConfig
 from duplex_asr.service.runtime_dir import ServiceConfig
+from duplex_asr.service.watchdog import WatchdogConfig
 from duplex_asr.settings import check_settings
 from duplex_asr.tts.playback import PlaybackConfig
 from duplex_asr.tts.voices import VoiceConfig
@@ -49,6 +50,7 @@ class Config:
     barge_in: BargeInConfig = field(default_factory=BargeInConfig)
     voice: VoiceConfig = field(default_factory=VoiceConfig)
     service: ServiceConfig = field(default_factory=ServiceConfig)
+    watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     debug: DebugConfig = field(default_factory=DebugConfig)
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -30,27 +30,27 @@ from duplex_asr.barge_in import BargeIn, BargeInConfig
 from duplex_asr.cancellation import Cancelled
 from duplex_asr.client_recognition import ClientRecognizer
 from duplex_asr.client_speech import ClientSpeech, NoVoice
+from duplex_asr.daemon_threads import DaemonThreads
 from duplex_asr.debugging.saved_utterances import SavedUtterances
 from duplex_asr.debugging.session_recorder import SessionRecorder
 from duplex_asr.debugging.utterance_saver import UtteranceSaver
 from duplex_asr.early_transcription import SpeculationCounts
 from duplex_asr.errors import AudioError, GpuLostError
 from duplex_asr.hearing.endpointer import Endpointer, NewId
+from duplex_asr.hearing.endpointer_config import EndpointerConfig
 from duplex_asr.loaded_speech import LoadedSpeech
 from duplex_asr.service import events
 from duplex_asr.service.listening import HandedOver
+from duplex_asr.service.notify import Notifier
 from duplex_asr.service.program_info import RecognizerInfo, VoiceInfo
 from duplex_asr.service.publisher import Publisher
 from duplex_asr.service.runtime_dir import RuntimeDir, ServiceConfig
 from duplex_asr.service.servers import Servers
 from duplex_asr.service.speech_session import Speech
-from duplex_asr.service.status import (
-    ServiceFigures,
-    ServiceStatus,
-    describe_engine,
-    describe_voice,
-)
+from duplex_asr.service.status import ServiceFigures, ServiceStatus, describe_engine, describe_voice
+from duplex_asr.service.supervision import Supervision
 from duplex_asr.service.transcription_queue import TranscriptionQueue
+from duplex_asr.service.watchdog import Pulse
 from duplex_asr.source_recognition import SourceRecognition
 from duplex_asr.speech_output import SpeechOutput, SpeechParts
 
@@ -96,6 +96,7 @@ class Daemon:
         speech: SpeechParts | None = None,
         barge_in: BargeInConfig = BargeInConfig(),  # noqa: B008 - frozen
         describe_memory: Callable[[], dict[str, Any]] = dict,
+        supervision: Supervision | None = None,
     ) -> None:
         self._source = source
         self._new_endpointer = new_endpointer
@@ -104,6 +105,7 @@ class Daemon:
         self._service = service
         self._options = options
         self._describe_memory = describe_memory
+        self._supervision = supervision or Supervision(Notifier(""))
         self._handed_over = handed_over
         self._session = session
         self._saver: UtteranceSaver | None = None
@@ -134,20 +136,23 @@ class Daemon:
         self._loop: asyncio.AbstractEventLoop
         state = events.State("starting", source.name, "", __version__)
         figures = ServiceFigures()
-        self._publisher = Publisher(state, service.max_pending_kb * 1024, figures.observe)
+        self._publisher = Publisher(
+            state, service.max_pending_kb * 1024, [figures.observe, self._supervision.observe]
+        )
         self._status = ServiceStatus(__version__, self._status_sections(), figures)
+        self._recognizer: ClientRecognizer
         self._servers: Servers
         self._executor: ThreadPoolExecutor
         self._speech_info: asyncio.Future[RecognizerInfo]
         self._voice_info: asyncio.Future[VoiceInfo]
         self._stop_requested = asyncio.Event()
-        self._threads: dict[threading.Thread, asyncio.Event] = {}
+        self._threads = DaemonThreads(self._post)
         self._failure: BaseException | None = None
 
     @property
     def has_stuck_threads(self) -> bool:
         """True if a thread was still inside native code when `run` ended."""
-        return any(thread.is_alive() for thread in self._threads)
+        return self._threads.has_stuck
 
     def counts(self) -> dict[str, int]:
         """How many clients and readers were turned away, for the log and for tests."""
@@ -182,6 +187,13 @@ class Daemon:
         """Make `run` return; to be called in the event loop's thread."""
         self._stop_requested.set()
 
+    def reconfigure(
+        self, endpointer: EndpointerConfig, barge_in: BargeInConfig, partial_interval_ms: int
+    ) -> None:
+        """Change what can change while serving; to be called in the event loop's thread."""
+        self._recognition.reconfigure(endpointer, barge_in, partial_interval_ms)
+        self._recognizer.partial_interval_ms = partial_interval_ms
+
     async def run(self) -> None:
         """Serve until stopped; raises what made the start fail, or the source with exit_at_end.
 
@@ -191,31 +203,35 @@ class Daemon:
         self._speech_info = self._loop.create_future()
         self._voice_info = self._loop.create_future()
         self._executor = ThreadPoolExecutor(NUM_HEARING_WORKERS, "hear")
-        recognizer = ClientRecognizer(
+        self._recognizer = ClientRecognizer(
             self._speech_info, self._new_endpointer, self._queue, self._executor, self._post,
             self._speculation, self._partial_interval_ms,
         )  # fmt: skip
         self._servers = Servers(
-            self._service, recognizer, self._client_speech(), self._publisher, self._status
+            self._service, self._recognizer, self._client_speech(), self._publisher, self._status
         )
         try:
             await self._servers.start(self._runtime_dir, self._handed_over)
             self.is_open.set()
+            speaks = self._speech_output is not None
+            parts = (self._speech_info, self._voice_info) if speaks else (self._speech_info,)
+            self._supervision.begin(parts, self._pulse)
             await self._serve()
         finally:
             await self._stop()
+            self._supervision.end()
         if self._failure is not None:
             raise self._failure
 
     async def _serve(self) -> None:
         if self._saver is not None:
-            self._start_thread("save", self._saver.run)
+            self._threads.start("save", self._saver.run)
         if (session := self._session) is not None:
-            self._start_thread("save-session", lambda: session.run(self._report_unsaved))
-        self._start_thread("transcribe", self._transcribe_thread)
+            self._threads.start("save-session", lambda: session.run(self._report_unsaved))
+        self._threads.start("transcribe", self._transcribe_thread)
         if self._speech_output is not None:
-            self._start_thread("speak", self._speak_thread)
-            self._start_thread("speaker", self._speech_output.play)
+            self._threads.start("speak", self._speak_thread)
+            self._threads.start("speaker", self._speech_output.play)
         if not await self._unless_stopped(asyncio.shield(self._speech_info)):
             return
         info = self._speech_info.result()
@@ -226,8 +242,18 @@ class Daemon:
                 return
         self._publish_state("listening")
         logger.info("listening to %s", self._source.name)
-        self._start_thread("listen", self._listen_thread)
+        self._threads.start("listen", self._listen_thread)
         await self._stop_requested.wait()
+
+    def _pulse(self) -> Pulse:
+        speech = self._speech_output
+        is_listening = self._threads.is_running("listen")
+        return Pulse(
+            must_hear=is_listening and self._source.is_live and not self._recognition.is_lost,
+            num_frames=self._recognition.num_frames,
+            decode_since_s=self._queue.busy_since_s,
+            synthesis_since_s=speech.busy_since_s if speech is not None else None,
+        )
 
     async def _unless_stopped(self, awaitable: Awaitable[Any]) -> bool:
         """Wait for something; False if the daemon is to stop before it has come."""
@@ -250,15 +276,15 @@ class Daemon:
             self._speech_output.close()
             await asyncio.sleep(0)  # clients are told what was heard before they are hung up on
         # In a thread that can be given up on: a sound card or a network's file may take its time.
-        self._start_thread("close-source", self._source.close)
+        self._threads.start("close-source", self._source.close)
         await self._servers.stop_requests()
-        await self._join_threads(but=("save", "save-session"))
+        await self._threads.join(STOP_THREADS_S, but=("save", "save-session"))
         if self._saver is not None:
             self._saver.close()
         if self._session is not None:
             self._session.close()
         if self._saver is not None or self._session is not None:
-            await self._join_threads()
+            await self._threads.join(STOP_THREADS_S)
         posted = self._loop.create_future()
         self._post(posted.set_result, None)
         await posted  # everything that the threads had to publish is published
@@ -267,32 +293,7 @@ class Daemon:
         self._speech_info.cancel()
         self._voice_info.cancel()
 
-    async def _join_threads(self, but: Sequence[str] = ()) -> None:
-        threads = {each: ended for each, ended in self._threads.items() if each.name not in but}
-        waits = [asyncio.ensure_future(ended.wait()) for ended in threads.values()]
-        _, late = await asyncio.wait(waits, timeout=STOP_THREADS_S)
-        for each in late:
-            each.cancel()
-        for thread, ended in threads.items():
-            if ended.is_set():
-                thread.join()
-            else:
-                logger.warning("the thread %s is still in native code", thread.name)
-
     # In any thread.
-
-    def _start_thread(self, name: str, body: Callable[[], None]) -> None:
-        ended = asyncio.Event()
-
-        def run() -> None:
-            try:
-                body()
-            finally:
-                self._post(ended.set)
-
-        thread = threading.Thread(target=run, name=name, daemon=True)
-        self._threads[thread] = ended
-        thread.start()
 
     def _post(self, callback: Callable[..., object], *args: object) -> None:
         """Call something in the event loop's thread, in the order of the posts."""

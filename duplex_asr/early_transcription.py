@@ -71,7 +71,8 @@ class EarlyTranscription:
     """The early work for one listener, which calls from one thread at a time.
 
     attempt_rank: of the jobs in the queue. partial_interval_ms: sound between two partials, 0 for
-    none. on_hypothesis: called in the transcribe thread.
+    none; a new value holds from the next utterance on. on_hypothesis: called in the transcribe
+    thread.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class EarlyTranscription:
         self._queue = queue
         self._counts = counts
         self._attempt_rank = attempt_rank
+        self.partial_interval_ms = partial_interval_ms
         self._interval = partial_interval_ms * SAMPLES_PER_MS
         self._on_hypothesis = on_hypothesis
         self._attempt: TranscriptionJob | None = None
@@ -96,6 +98,7 @@ class EarlyTranscription:
 
     def begin(self, position: int) -> None:
         """An utterance has begun at a sample position."""
+        self._interval = self.partial_interval_ms * SAMPLES_PER_MS
         self._next_partial = position + self._interval
         self._known = _Known()
 

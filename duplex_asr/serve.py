@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import faulthandler
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -31,8 +33,11 @@ from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.hearing.vad import load_detector
 from duplex_asr.loaded_speech import LoadedSpeech
 from duplex_asr.memory_ledger import MemoryLedger, memory_needs
+from duplex_asr.reloading import LoadConfig, Reloading
+from duplex_asr.service.notify import take_notifier, take_watchdog_s
 from duplex_asr.service.program_info import RecognizerInfo
 from duplex_asr.service.runtime_dir import RuntimeDir, find_runtime_dir
+from duplex_asr.service.supervision import Supervision
 from duplex_asr.service.systemd_sockets import take_over
 from duplex_asr.speech_output import SpeechParts
 from duplex_asr.stop_signals import StopSignals
@@ -46,12 +51,25 @@ M_MMAP_THRESHOLD = -3  # glibc's malloc.h
 MMAP_THRESHOLD_BYTES = 128 * 1024  # what glibc starts with
 
 
-def serve(config: Config, options: ServeOptions, signals: StopSignals) -> int:
+def serve(
+    config: Config,
+    options: ServeOptions,
+    signals: StopSignals,
+    path: Path | None = None,
+    reload_config: LoadConfig = Config,
+) -> int:
     """Run the daemon until a signal comes, or the source ends with exit_at_end; 0 is its success.
 
+    path, reload_config: the file of the configuration and what reads it again on SIGHUP.
     Raises DuplexAsrError if it cannot start.
     """
+    set_log_level(config)
+    faulthandler.enable()  # so that the watchdog's SIGABRT leaves in the journal where it hung
     handed_over = take_over(os.environ)
+    supervision = Supervision(
+        take_notifier(os.environ), take_watchdog_s(os.environ), config.watchdog
+    )
+    reloading = Reloading(config, path, reload_config, supervision)
     return_freed_memory()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     engine_folder = find_engine(config.engine.path)
@@ -64,7 +82,7 @@ def serve(config: Config, options: ServeOptions, signals: StopSignals) -> int:
         session = session_recorder(config.debug)
         daemon = Daemon(  # which closes the source in its end
             source=open_ears(config, reference, ledger, session),
-            new_endpointer=lambda new_id: new_endpointer(config, new_id),
+            new_endpointer=lambda new_id: new_endpointer(reloading.config, new_id),
             load_speech=ledger.measured(
                 "speech engine", lambda: load_speech(config, engine_folder)
             ),
@@ -84,8 +102,9 @@ def serve(config: Config, options: ServeOptions, signals: StopSignals) -> int:
             ),
             barge_in=config.barge_in,
             describe_memory=ledger.describe,
+            supervision=supervision,
         )
-        asyncio.run(_run(daemon, signals))
+        asyncio.run(_run(daemon, signals, reloading))
     if daemon.has_stuck_threads or "livekit" in sys.modules:
         # Ending the interpreter under a thread that is inside a native library can crash it, and
         # those of livekit write a last line of log through Python while it ends.
@@ -95,13 +114,29 @@ def serve(config: Config, options: ServeOptions, signals: StopSignals) -> int:
     return 0
 
 
-async def _run(daemon: Daemon, signals: StopSignals) -> None:
+async def _run(daemon: Daemon, signals: StopSignals, reloading: Reloading) -> None:
     loop = asyncio.get_running_loop()
     signals.notify(lambda: _request_stop(loop, daemon))
+    if not sys.stdin or not sys.stdin.isatty():  # a terminal that is closed is to end the daemon
+        loop.add_signal_handler(
+            signal.SIGHUP, reloading.reload, lambda config: _reconfigure(daemon, config)
+        )
     try:
         await daemon.run()
     finally:
+        loop.remove_signal_handler(signal.SIGHUP)
         signals.notify(None)
+
+
+def _reconfigure(daemon: Daemon, config: Config) -> None:
+    set_log_level(config)
+    interval_ms = config.transcription.partial_interval_ms
+    daemon.reconfigure(config.endpointer, config.barge_in, interval_ms)
+
+
+def set_log_level(config: Config) -> None:
+    """Log from now on what the configuration asks for."""
+    logging.getLogger().setLevel(config.service.log_level.upper())
 
 
 def return_freed_memory() -> None:

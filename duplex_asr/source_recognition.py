@@ -17,7 +17,7 @@ from duplex_asr.audio.frames import SAMPLES_PER_MS, Samples
 from duplex_asr.audio.level import LevelMeter, SoundLevel
 from duplex_asr.audio.source_notices import SourceNotice
 from duplex_asr.audio.sources import Source
-from duplex_asr.barge_in import BargeIn
+from duplex_asr.barge_in import BargeIn, BargeInConfig
 from duplex_asr.early_transcription import EarlyTranscription, Hypothesis, SpeculationCounts
 from duplex_asr.hearing.endpointer import (
     Endpointer,
@@ -28,6 +28,7 @@ from duplex_asr.hearing.endpointer import (
     Resumed,
     VoiceStarted,
 )
+from duplex_asr.hearing.endpointer_config import EndpointerConfig
 from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.service import events
 from duplex_asr.service.transcription_queue import (
@@ -47,6 +48,7 @@ class SourceRecognition:
     language: of the transcripts, known as soon as the engine is loaded.
     keep: is given the sound of each utterance with its last event; must not wait.
     barge_in: is told of whoever speaks, since the device may be speaking itself.
+    num_frames: heard so far. is_lost: the source has said that none are to be expected.
     Sound that comes at its own pace is transcribed early; sound that comes as fast as it can be
     taken has no pauses to work in, but for what the endpointer wants to know of the text.
     """
@@ -76,6 +78,9 @@ class SourceRecognition:
         self._keep = keep
         self._is_stopping = is_stopping
         self._num_seen_overflows = 0
+        self.num_frames = 0
+        self.is_lost = False
+        self._wanted: EndpointerConfig | None = None
         self._takes_pauses = False
         self._early = EarlyTranscription(
             queue,
@@ -85,23 +90,36 @@ class SourceRecognition:
             self._publish_hypothesis,
         )
 
+    def reconfigure(
+        self, endpointer: EndpointerConfig, barge_in: BargeInConfig, partial_interval_ms: int
+    ) -> None:
+        """Hold for what is said next: an open utterance ends as it began. In any thread."""
+        self._wanted = endpointer
+        self._early.partial_interval_ms = partial_interval_ms if self._source.is_paced else 0
+        if self._barge_in is not None:
+            self._barge_in.reconfigure(barge_in)
+
     def listen(self) -> None:
         """Hear the source to its end; raises AudioError if it breaks off."""
         numbers = itertools.count(1)
         endpointer = self._new_endpointer(lambda: f"u{next(numbers)}")
         meter = LevelMeter()
-        self._takes_pauses = endpointer.gives_pauses and (
-            self._source.is_paced or endpointer.is_adaptive
-        )
+        self._look_for_pauses(endpointer)
         end = 0
         try:
             for frame in self._source.frames():
                 if isinstance(frame, SourceNotice):
+                    self._follow_loss(frame)
                     if frame.kind == "lost":  # what was said until then is not kept waiting
                         self._hear(endpointer.stop(), end)
                     self._publish_notice(frame)
                     continue
                 end = frame.end
+                self.num_frames += 1
+                if self._wanted is not None and not endpointer.is_open:
+                    endpointer.reconfigure(self._wanted)
+                    self._wanted = None
+                    self._look_for_pauses(endpointer)
                 heard = endpointer.push(frame)
                 self._hear(heard, end)
                 if self._barge_in is not None:
@@ -111,6 +129,15 @@ class SourceRecognition:
                     self._publish_level(level, endpointer.speech_probability)
         finally:  # also what was said before a recording or a device broke off, or the daemon stops
             self._hear(endpointer.stop(), end)
+
+    def _look_for_pauses(self, endpointer: Endpointer) -> None:
+        self._takes_pauses = endpointer.gives_pauses and (
+            self._source.is_paced or endpointer.is_adaptive
+        )
+
+    def _follow_loss(self, notice: SourceNotice) -> None:
+        if notice.kind in ("lost", "listening"):
+            self.is_lost = notice.kind == "lost"
 
     def _work_early(self, endpointer: Endpointer, heard: list[HearingEvent], position: int) -> None:
         """Follow a pause, or somebody who speaks."""

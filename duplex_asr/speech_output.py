@@ -71,9 +71,16 @@ class SpeechOutput:
             parts.config, self._desk, parts.new_speaker, parts.on_played
         )
         self._replies: list[SpeechReply] = []
+        self._busy_since_s: float | None = None
         self._numbers = itertools.count(1)
 
     # For whoever listens meanwhile
+
+    @property
+    def busy_since_s(self) -> float | None:
+        """When the sentence that the voice speaks was begun, of CLOCK_MONOTONIC; None: there is
+        none."""
+        return self._busy_since_s
 
     @property
     def is_playing(self) -> bool:
@@ -220,10 +227,13 @@ class SpeechOutput:
             self._desk.voice_rate = voice.rate
             self._desk.changed.notify_all()
         while (work := self._next_work()) is not None:
+            self._busy_since_s = time.monotonic()
             try:
                 work(voice)
             except Cancelled:
                 continue
+            finally:
+                self._busy_since_s = None
         voice.close()
 
     def _next_work(self) -> Callable[[Voice], None] | None:

@@ -24,11 +24,13 @@ from duplex_asr.cancellation import Cancellation, Cancelled
 from duplex_asr.daemon import Daemon, ServeOptions
 from duplex_asr.debugging.saved_utterances import SavedUtterances
 from duplex_asr.debugging.session_recorder import SessionRecorder
-from duplex_asr.hearing.endpointer import Endpointer, EndpointerConfig, NewId
+from duplex_asr.hearing.endpointer import Endpointer, NewId
+from duplex_asr.hearing.endpointer_config import EndpointerConfig
 from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.loaded_speech import LoadedSpeech
 from duplex_asr.service.program_info import RecognizerInfo
 from duplex_asr.service.runtime_dir import RuntimeDir, ServiceConfig
+from duplex_asr.service.supervision import Supervision
 from duplex_asr.service.wyoming_wire import encode_event
 from duplex_asr.speech_output import SpeechParts
 
@@ -205,6 +207,7 @@ class Room:
         session: SessionRecorder | None = None,
         partial_interval_ms: int = 0,
         speech_parts: SpeechParts | None = None,
+        supervision: Supervision | None = None,
     ) -> None:
         self.source = ScriptedSource(is_live)
         self.speech = ToneSpeech()
@@ -220,6 +223,7 @@ class Room:
             session=session,
             partial_interval_ms=partial_interval_ms,
             speech=speech_parts,
+            supervision=supervision,
         )
 
     @contextlib.asynccontextmanager

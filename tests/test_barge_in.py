@@ -245,3 +245,22 @@ def test_utterances_whose_text_never_comes_are_forgotten() -> None:
 def test_an_unknown_policy_is_refused() -> None:
     with pytest.raises(ConfigError, match="barge_in.policy = 'shout'.*'stop', 'pause'"):
         check_settings(BargeInConfig(policy="shout"), "barge_in")
+
+
+def test_a_new_policy_holds_at_once_when_nobody_is_waited_for() -> None:
+    speech = RecordedSpeech()
+    policy = barge_in(speech)
+    policy.reconfigure(BargeInConfig(policy="duck"))
+    policy.voice_started("u1", 5.0)
+    assert speech.orders == ["duck"]
+
+
+def test_what_was_begun_with_the_old_policy_ends_with_it() -> None:
+    speech = RecordedSpeech()
+    policy = barge_in(speech, policy="duck")
+    policy.voice_started("u1", 5.0)
+    policy.reconfigure(BargeInConfig(policy="pause"))
+    policy.voice_stopped("u1", SECOND)
+    assert speech.orders == ["duck", "unduck"]
+    policy.voice_started("u2", 6.0)
+    assert speech.orders == ["duck", "unduck", "pause: barge-in"]

@@ -18,7 +18,8 @@ from duplex_asr.audio.source_notices import SourceNotice
 from duplex_asr.audio.speaker import PlayedBlock, Speaker
 from duplex_asr.echo_cancelled_source import EchoCancelledSource
 from duplex_asr.hearing.echo import EchoConfig
-from duplex_asr.hearing.endpointer import Endpointer, EndpointerConfig
+from duplex_asr.hearing.endpointer import Endpointer
+from duplex_asr.hearing.endpointer_config import EndpointerConfig
 from duplex_asr.hearing.reference import PlayedReference
 from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.hearing.vad import VadConfig, load_detector

@@ -22,11 +22,11 @@ from enum import Enum, auto
 import numpy as np
 
 from duplex_asr.audio.frames import SAMPLES_PER_MS, Frame, Samples
+from duplex_asr.hearing.endpointer_config import EndpointerConfig
 from duplex_asr.hearing.sample_buffer import SampleBuffer
 from duplex_asr.hearing.sudden_voice import SuddenVoice
 from duplex_asr.hearing.utterance import Ending, EndReason, Utterance
 from duplex_asr.hearing.vad import VoiceDetector
-from duplex_asr.settings import setting
 
 # An utterance that grows too long is cut at the quietest window within this time before the limit.
 CUT_SEARCH_SAMPLES = 2_000 * SAMPLES_PER_MS
@@ -35,36 +35,6 @@ DETECTOR_RELEASE_SAMPLES = 500 * SAMPLES_PER_MS
 # What follows a pause of early_ms is kept, up to tail_ms, if some window of it was at least this
 # probable: a whispered ending is, a quiet room is not.
 FAINT_PROBABILITY = 0.1
-
-
-@dataclass(frozen=True)
-class EndpointerConfig:
-    """When an utterance starts and ends.
-
-    threshold, release_threshold: speech probability at which silence becomes voice, and below
-    which voice becomes silence again.
-    min_speech_ms: voice without a gap that makes an onset; shorter clicks are ignored.
-    pre_roll_ms: sound kept from before the onset.
-    tail_ms: sound kept after the last voice at most; of mere background only early_ms are kept.
-    early_ms: silence after which Pause is given; 0 means never.
-    min_silence_ms: silence that ends an utterance.
-    complete_silence_ms, unfinished_silence_ms: the same after a text that ends a sentence, and one
-    that stops in the middle (see Endpointer.expect); 0 means min_silence_ms.
-    max_utterance_ms: a longer utterance is cut; Whisper takes no more than 30 s.
-    no_speech_ms: silence after which NoSpeech is reported; 0 means never.
-    """
-
-    threshold: float = setting(0.5, minimum=0.01, maximum=0.99)
-    release_threshold: float = setting(0.35, minimum=0.01, maximum=0.99)
-    min_speech_ms: int = setting(60, minimum=10, maximum=1_000)
-    pre_roll_ms: int = setting(500, minimum=0, maximum=2_000)
-    min_silence_ms: int = setting(500, minimum=100, maximum=5_000)
-    complete_silence_ms: int = setting(0, minimum=0, maximum=5_000)
-    unfinished_silence_ms: int = setting(0, minimum=0, maximum=5_000)
-    early_ms: int = setting(160, minimum=0, maximum=2_000)
-    tail_ms: int = setting(300, minimum=0, maximum=2_000)
-    max_utterance_ms: int = setting(30_000, minimum=8_000, maximum=30_000)
-    no_speech_ms: int = setting(0, minimum=0, maximum=3_600_000)
 
 
 @dataclass(frozen=True)
@@ -142,16 +112,10 @@ class Endpointer:
 
     def __init__(self, detector: VoiceDetector, config: EndpointerConfig, new_id: NewId) -> None:
         self._detector = detector
-        self._config = config
         self._new_id = new_id
         self._window_samples = detector.window_samples
-        self._min_speech = config.min_speech_ms * SAMPLES_PER_MS
-        self._pre_roll = config.pre_roll_ms * SAMPLES_PER_MS
-        self._min_silence = config.min_silence_ms * SAMPLES_PER_MS
-        self._early = config.early_ms * SAMPLES_PER_MS
-        self._tail = config.tail_ms * SAMPLES_PER_MS
         self._max_utterance = config.max_utterance_ms * SAMPLES_PER_MS
-        self._no_speech = config.no_speech_ms * SAMPLES_PER_MS
+        self._take_config(config)
         self.speech_probability = 0.0
         self.may_be_voice = False
         self._sudden_voice = SuddenVoice()
@@ -178,6 +142,17 @@ class Endpointer:
     def is_speaking(self) -> bool:
         """True from an onset on, but for the pauses."""
         return self._state is _State.SPEAKING
+
+    @property
+    def is_open(self) -> bool:
+        """True from what may be an onset to the end of the utterance."""
+        return self._state is not _State.QUIET
+
+    def reconfigure(self, config: EndpointerConfig) -> None:
+        """Find the next utterances so; only while none is open. `max_utterance_ms` stays."""
+        assert not self.is_open
+        self._take_config(config)
+        self._forget_pause()
 
     def so_far(self) -> Utterance:
         """The open utterance, as it would be if the source ended now; only while speaking."""
@@ -223,6 +198,15 @@ class Endpointer:
             events += self._end_utterance("stop", self._audio.end)
         self._begin(self._audio.end)
         return events
+
+    def _take_config(self, config: EndpointerConfig) -> None:
+        self._config = config
+        self._min_speech = config.min_speech_ms * SAMPLES_PER_MS
+        self._pre_roll = config.pre_roll_ms * SAMPLES_PER_MS
+        self._min_silence = config.min_silence_ms * SAMPLES_PER_MS
+        self._early = config.early_ms * SAMPLES_PER_MS
+        self._tail = config.tail_ms * SAMPLES_PER_MS
+        self._no_speech = config.no_speech_ms * SAMPLES_PER_MS
 
     def _begin(self, position: int) -> None:
         """Start listening at a position with an empty memory."""

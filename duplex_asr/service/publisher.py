@@ -120,7 +120,7 @@ class Publisher:
     """All methods but `wants` are called in the event loop's thread.
 
     run: random name of this run, in which the numbers count.
-    observe: is told of every event, whether anybody reads it or not.
+    observers: are told of every event, whether anybody reads it or not.
     has_reader: set as soon as somebody has begun to read events.
     """
 
@@ -128,13 +128,13 @@ class Publisher:
         self,
         state: events.State,
         max_pending_bytes: int,
-        observe: Callable[[events.Event], None] = lambda event: None,
+        observers: Sequence[Callable[[events.Event], None]] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.run = secrets.token_hex(4)
         self.has_reader = asyncio.Event()
         self._state = replace(state, run=self.run)
-        self._observe = observe
+        self._observers = observers
         self._clock = clock
         self._seq = 0
         self._feeds: set[EventFeed] = set()
@@ -167,7 +167,8 @@ class Publisher:
         """
         if isinstance(event, events.State):
             event = self._state = replace(event, run=self.run)
-        self._observe(event)
+        for observe in self._observers:
+            observe(event)
         kind = events.wire_type(type(event))
         if kind in VOLATILE:
             if kind in self._wanted:

@@ -42,6 +42,7 @@ class ServiceConfig:
     max_pending_kb: what may wait for a client that does not read before it is dropped.
     max_request_ms: longest recording that one request may send.
     message_timeout_ms: how long the rest of a message that was begun may take to arrive.
+    log_level: what is written to stderr, which the journal keeps.
     memory_budget_mb: what engine, voice and everything else may need; 0: what is free at the start.
     """
 
@@ -59,6 +60,7 @@ class ServiceConfig:
     max_pending_kb: int = setting(256, minimum=16, maximum=65_536)
     max_request_ms: int = setting(600_000, minimum=1_000, maximum=3_600_000)
     message_timeout_ms: int = setting(30_000, minimum=1_000, maximum=600_000)
+    log_level: str = setting("info", choices=("debug", "info", "warning", "error"))
     memory_budget_mb: int = setting(0, minimum=0, maximum=1_000_000)
 
 

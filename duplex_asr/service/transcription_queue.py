@@ -135,6 +135,12 @@ class TranscriptionQueue:
         """True if the engine has nothing to do; without a lock, for a glance."""
         return self._current is None and not self._waiting
 
+    @property
+    def busy_since_s(self) -> float | None:
+        """When the job at hand was begun, of CLOCK_MONOTONIC; None: there is none."""
+        current = self._current
+        return current.started_at if current is not None else None
+
     def put_from_source(self, job: TranscriptionJob, wait: bool) -> bool:
         """Queue a final of the source; False if there is no room (without `wait`) or it is
         closed."""

@@ -23,7 +23,8 @@ from duplex_asr.audio.microphone import BlockStream, MicrophoneSource
 from duplex_asr.audio.recorder import Block
 from duplex_asr.audio.records import DeviceFormat
 from duplex_asr.errors import AudioError
-from duplex_asr.hearing.endpointer import Endpointer, EndpointerConfig
+from duplex_asr.hearing.endpointer import Endpointer
+from duplex_asr.hearing.endpointer_config import EndpointerConfig
 from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.hearing.vad import VadConfig, load_detector
 from tests.audio.sound_faults import (

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from duplex_asr.audio.frames import FRAME_SAMPLES, SAMPLES_PER_MS, Frame, FrameCutter
 from duplex_asr.hearing.endpointer import (
     Endpointer,
-    EndpointerConfig,
     NoSpeech,
     Pause,
     Resumed,
     VoiceStarted,
     VoiceStopped,
 )
+from duplex_asr.hearing.endpointer_config import EndpointerConfig
 from duplex_asr.hearing.utterance import Utterance
 from tests.hearing.scripted import ScriptedDetector, sound
 
@@ -393,3 +393,21 @@ def test_whatever_is_said_every_onset_is_covered_once_and_in_order(script, confi
         gap = after.speech_start - before.speech_end
         assert before.end_reason in ("silence", "max_length")
         assert gap >= config.min_silence_ms * 16 or before.end_reason == "max_length"
+
+
+def test_new_thresholds_hold_from_the_next_utterance_on():
+    endpointer = listener()
+    first = hear(endpointer, sound((500, 0.0), (400, 0.6), (600, 0.0)), stop=False)
+    assert len(utterances(first)) == 1 and not endpointer.is_open
+    endpointer.reconfigure(replace(CONFIG, threshold=0.8, min_silence_ms=1_000))
+    assert hear(endpointer, sound((400, 0.6), (100, 0.0)), 1_500 * 16, stop=False) == []
+    second = hear(endpointer, sound((400, 0.9), (900, 0.0)), 2_000 * 16, stop=False)
+    assert [type(each) for each in second] == [VoiceStarted]
+    assert len(hear(endpointer, sound((100, 0.0)), 3_300 * 16, stop=False)) == 2
+
+
+def test_an_open_utterance_refuses_new_thresholds():
+    endpointer = listener()
+    hear(endpointer, sound((400, 0.9)), stop=False)
+    with pytest.raises(AssertionError):
+        endpointer.reconfigure(CONFIG)

@@ -13,7 +13,8 @@ from duplex_asr.audio.files import FileSource
 from duplex_asr.audio.frames import FrameCutter
 from duplex_asr.audio.resampling import PcmStream
 from duplex_asr.audio.stdin import RawFormat, StdinSource
-from duplex_asr.hearing.endpointer import Endpointer, EndpointerConfig
+from duplex_asr.hearing.endpointer import Endpointer
+from duplex_asr.hearing.endpointer_config import EndpointerConfig
 from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.hearing.vad import VadConfig, load_detector
 
