@@ -39,9 +39,12 @@ class SpeakerLoop:
         self._desk = desk
         self._new_speaker = new_speaker
         self._on_played = on_played
+        self._keeps_open = config.close_after_ms == 0
+        self._may_open_early = self._keeps_open
 
     def run(self) -> None:
-        """Open the speaker when something is to be heard, and follow it, until `close`."""
+        """Open the speaker when something is to be heard, or at once if it is to stay open, and
+        follow it, until `close`."""
         while self._wait_for_request():
             try:
                 self._follow_speaker()
@@ -54,7 +57,10 @@ class SpeakerLoop:
             self._desk.changed.wait_for(
                 lambda: (
                     self._desk.is_closing
-                    or (self._desk.voice_rate and not self._desk.playback.is_idle)
+                    or (
+                        self._desk.voice_rate
+                        and (self._may_open_early or not self._desk.playback.is_idle)
+                    )
                 )
             )
             return not self._desk.is_closing
@@ -62,6 +68,7 @@ class SpeakerLoop:
     def _follow_speaker(self) -> None:
         """From the opening of the speaker until it is closed, or given up on."""
         give_up_at_s, delay_s, was_open = 0.0, FIRST_DELAY_S, False
+        self._may_open_early = False  # one that does not open is tried again with the next text
         while True:
             speaker = self._make_speaker(is_again=was_open)
             if speaker is None:
@@ -71,6 +78,7 @@ class SpeakerLoop:
                 self.name = speaker.name
                 logger.info("speaker %s is open at %d Hz", speaker.name, speaker.rate)
                 self._desk.opened(speaker)
+                self._may_open_early = self._keeps_open
                 give_up_at_s, delay_s, was_open = 0.0, FIRST_DELAY_S, True
                 self._take_blocks(speaker)
                 return  # closed

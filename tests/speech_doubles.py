@@ -120,6 +120,9 @@ class ScriptedSpeaker:
             raise self._room.bug
         if self._room.fails:
             raise AudioError("there is no speaker: connect one")
+        with self._room.changed:
+            self._room.num_opened += 1
+            self._room.changed.notify_all()
 
     def play(self, generation: int, samples: Pcm) -> None:
         with self._changed:
@@ -197,7 +200,7 @@ class SpeakerRoom:
         self.changed = threading.Condition()
         self.rate: int | None = None
         self.num_allowed = 1 << 30
-        self.num_disposed = 0
+        self.num_opened = self.num_disposed = 0
         self.heard: list[Pcm] = []
         self.gains: list[float] = []
         self.speakers: list[ScriptedSpeaker] = []

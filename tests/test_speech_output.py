@@ -119,6 +119,31 @@ def test_an_idle_speaker_is_given_back_and_opened_again() -> None:
     assert len(stage.speaker.speakers) == 2
 
 
+def test_a_speaker_that_stays_open_is_opened_before_the_first_text() -> None:
+    with a_stage(close_after_ms=0) as stage:
+        with stage.speaker.changed:
+            assert stage.speaker.changed.wait_for(lambda: stage.speaker.num_opened, PATIENCE_S)
+        stage.say("one.")
+        assert stage.until(events.PlaybackStopped).reason == "finished"
+        stage.speaker.speakers[0].lose()  # in silence: it is opened again, for no text
+        with stage.speaker.changed:
+            assert stage.speaker.changed.wait_for(lambda: stage.speaker.num_opened == 2, PATIENCE_S)
+    assert len(stage.speaker.speakers) == 2
+
+
+def test_a_speaker_that_cannot_stay_open_is_tried_again_with_the_next_text() -> None:
+    with a_stage(close_after_ms=0, reopen_ms=0) as stage:
+        with stage.speaker.changed:
+            assert stage.speaker.changed.wait_for(lambda: stage.speaker.num_opened, PATIENCE_S)
+            stage.speaker.fails = True
+        stage.speaker.speakers[0].lose()
+        stage.say("one.")
+        assert stage.until(events.PlaybackStopped).reason in ("failed", "lost")
+        stage.speaker.fails = False
+        stage.say("two.")
+        assert stage.until(events.PlaybackStopped).reason == "finished"
+
+
 def test_a_speaker_of_another_rate_plays_the_same_words_for_the_same_time() -> None:
     with a_stage() as stage:
         stage.speaker.rate = 3 * VOICE_RATE

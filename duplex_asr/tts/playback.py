@@ -43,7 +43,8 @@ class PlaybackConfig:
     """Section [playback]: the speaker, and how much may be asked of it.
 
     device: name of the speaker, or a part of it; "": the system's default.
-    close_after_ms: silence after which the speaker is given back; 0: it never is.
+    close_after_ms: silence after which the speaker is given back; 0: it is opened with the daemon
+    and never given back.
     reopen_ms: how long a lost speaker is tried again before what was to be played is given up.
     max_requests: requests that may play or wait. max_text_chars: of one request.
     text_timeout_ms: how long a text that comes in pieces may pause before it is taken for whole.
