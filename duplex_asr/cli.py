@@ -16,6 +16,7 @@ from typing import Any
 import duplex_asr
 from duplex_asr.build_command import build
 from duplex_asr.check_command import check_config, naming
+from duplex_asr.doctor.command import add_options, doctor
 from duplex_asr.errors import AudioError, DuplexAsrError, GpuLostError
 
 EXIT_CODES = """exit codes:
@@ -91,6 +92,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_build(commands)
     _add_devices(commands)
     _add_check_config(commands)
+    add_options(_add_command(commands, "doctor", doctor, "find what keeps it from working"))
     return parser
 
 

@@ -57,6 +57,13 @@ JOIN_STAGES = {
     "memory_ledger.py",
     "show_devices.py",
     "check_command.py",
+    "doctor/examination.py",
+    "doctor/machine.py",
+    "doctor/sound.py",
+    "doctor/trying.py",
+    "doctor/heard.py",
+    "doctor/engine.py",
+    "doctor/service.py",
     "cli.py",
 }
 # Libraries that only one place may import.
