@@ -11,6 +11,11 @@ from pathlib import Path
 from duplex_asr.errors import ConfigError
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help="default: no file")
+    parser.add_argument("--json", action="store_true", help="print the settings as JSON")
+
+
 def check_config(options: argparse.Namespace) -> int:
     """`duplex-asr check-config`."""
     from dataclasses import asdict

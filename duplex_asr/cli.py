@@ -14,9 +14,10 @@ from types import FrameType
 from typing import Any
 
 import duplex_asr
+from duplex_asr import check_command
 from duplex_asr.build_command import build
 from duplex_asr.check_command import check_config, naming
-from duplex_asr.doctor.command import add_options, doctor
+from duplex_asr.doctor import command as doctor_command
 from duplex_asr.errors import AudioError, DuplexAsrError, GpuLostError
 
 EXIT_CODES = """exit codes:
@@ -91,8 +92,10 @@ def make_parser() -> argparse.ArgumentParser:
     _add_timeline(commands)
     _add_build(commands)
     _add_devices(commands)
-    _add_check_config(commands)
-    add_options(_add_command(commands, "doctor", doctor, "find what keeps it from working"))
+    summary = "check a configuration and its engine without opening a device"
+    check_command.add_options(_add_command(commands, "check-config", check_config, summary))
+    summary = "find what keeps it from working, and why"
+    doctor_command.add_options(_add_command(commands, "doctor", doctor_command.doctor, summary))
     return parser
 
 
@@ -271,15 +274,6 @@ def _add_build(commands: Any) -> None:
 def _add_devices(commands: Any) -> None:
     parser = _add_command(commands, "devices", devices, "list microphones and speakers")
     parser.add_argument("--json", action="store_true", help="one JSON object a device")
-
-
-def _add_check_config(commands: Any) -> None:
-    parser = _add_command(
-        commands, "check-config", check_config,
-        "check a configuration and its engine without opening a device",
-    )  # fmt: skip
-    parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help="default: no file")
-    parser.add_argument("--json", action="store_true", help="print the settings as JSON")
 
 
 def transcribe(options: argparse.Namespace) -> int:
