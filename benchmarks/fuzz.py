@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from duplex_asr.serve import return_freed_memory
+from duplex_asr.freed_memory import return_freed_memory
 from tests.service.fuzzing import Findings, fuzz
 from tests.service_doubles import run_without_leaks
 

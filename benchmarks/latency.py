@@ -44,6 +44,7 @@ from duplex_asr.config import Config
 from duplex_asr.daemon import Daemon, ServeOptions
 from duplex_asr.debugging.looks import STYLE
 from duplex_asr.debugging.svg import Svg
+from duplex_asr.loaded_on_demand import LoadedOnDemand
 from duplex_asr.loaded_speech import LoadedSpeech
 from duplex_asr.serve import new_endpointer
 from duplex_asr.service.program_info import RecognizerInfo
@@ -149,7 +150,7 @@ async def serve(recording: Path, speech: TimedSpeech, config: Config) -> dict[st
         daemon = Daemon(
             source=FileSource(recording, realtime=True),
             new_endpointer=lambda new_id: new_endpointer(config, new_id),
-            load_speech=speech.load,
+            engine=LoadedOnDemand(speech.load),
             runtime_dir=runtime_dir,
             service=config.service,
             options=ServeOptions(exit_at_end=True, wait_for_listener=True),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
@@ -75,7 +75,7 @@ class ClientRecognizer:
 
     def __init__(
         self,
-        info: asyncio.Future[RecognizerInfo],
+        info: Callable[[], Awaitable[RecognizerInfo]],
         new_endpointer: Callable[[NewId], Endpointer],
         queue: TranscriptionQueue,
         executor: Executor,
@@ -93,7 +93,7 @@ class ClientRecognizer:
         self._recording_numbers = itertools.count(1)
 
     async def info(self) -> RecognizerInfo:
-        return await asyncio.shield(self._info)
+        return await self._info()
 
     def start(
         self, client: str, pcm_format: PcmFormat, on_committed: OnCommitted | None
@@ -214,6 +214,7 @@ class ClientRecognition:
         job = TranscriptionJob(utterance, endpoint, Rank.CLIENT_FINAL, on_transcript, on_failure)
         if not self._early.finish(job) and not self._queue.put(job):
             job.fail("stopping", "the daemon is stopping")
+        self._early.end()
         self._cancellations.append(job.cancellation)
         return text
 

@@ -21,13 +21,12 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 from duplex_asr import __version__
 from duplex_asr.audio.frames import Samples
 from duplex_asr.audio.sources import Source
 from duplex_asr.barge_in import BargeIn, BargeInConfig
-from duplex_asr.cancellation import Cancelled
 from duplex_asr.client_recognition import ClientRecognizer
 from duplex_asr.client_speech import ClientSpeech, NoVoice
 from duplex_asr.daemon_threads import DaemonThreads
@@ -35,11 +34,13 @@ from duplex_asr.debugging.saved_utterances import SavedUtterances
 from duplex_asr.debugging.session_recorder import SessionRecorder
 from duplex_asr.debugging.utterance_saver import UtteranceSaver
 from duplex_asr.early_transcription import SpeculationCounts
-from duplex_asr.errors import AudioError, GpuLostError
+from duplex_asr.errors import AudioError
 from duplex_asr.hearing.endpointer import Endpointer, NewId
 from duplex_asr.hearing.endpointer_config import EndpointerConfig
+from duplex_asr.loaded_on_demand import LoadedOnDemand
 from duplex_asr.loaded_speech import LoadedSpeech
 from duplex_asr.service import events
+from duplex_asr.service.awaited import known, now_known
 from duplex_asr.service.listening import HandedOver
 from duplex_asr.service.notify import Notifier
 from duplex_asr.service.program_info import RecognizerInfo, VoiceInfo
@@ -52,11 +53,10 @@ from duplex_asr.service.supervision import Supervision
 from duplex_asr.service.transcription_queue import TranscriptionQueue
 from duplex_asr.service.watchdog import Pulse
 from duplex_asr.source_recognition import SourceRecognition
+from duplex_asr.speech_loop import SpeechLoop
 from duplex_asr.speech_output import SpeechOutput, SpeechParts
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 MAX_QUEUED_UTTERANCES = 8  # of the source: at most 4 minutes of sound, 15 MB
 NUM_HEARING_WORKERS = 2
@@ -76,7 +76,7 @@ class ServeOptions:
 class Daemon:
     """One run of the service, from `run` to `request_stop`.
 
-    load_speech runs in the transcribe thread, so that signals and sockets work while it does.
+    engine: is loaded in the transcribe thread, so that signals and sockets work meanwhile.
     is_open: set when both sockets take connections.
     """
 
@@ -85,7 +85,7 @@ class Daemon:
         *,
         source: Source,
         new_endpointer: Callable[[NewId], Endpointer],
-        load_speech: Callable[[], LoadedSpeech],
+        engine: LoadedOnDemand[LoadedSpeech],
         runtime_dir: RuntimeDir,
         service: ServiceConfig,
         options: ServeOptions,
@@ -100,7 +100,7 @@ class Daemon:
     ) -> None:
         self._source = source
         self._new_endpointer = new_endpointer
-        self._load_speech = load_speech
+        self._engine = engine
         self._runtime_dir = runtime_dir
         self._service = service
         self._options = options
@@ -114,6 +114,7 @@ class Daemon:
         self.is_open = asyncio.Event()
         self._is_stopping = threading.Event()
         self._queue = TranscriptionQueue(MAX_QUEUED_UTTERANCES)
+        self._speech_loop = SpeechLoop(engine, self._queue, self._know_engine)
         self._partial_interval_ms = partial_interval_ms
         self._speculation = SpeculationCounts()
         self._speech_output = SpeechOutput(speech, self._publish) if speech is not None else None
@@ -160,13 +161,13 @@ class Daemon:
 
     def _status_sections(self) -> dict[str, Callable[[], Any]]:
         return {
-            "engine": lambda: describe_engine(_known(self._speech_info)),
+            "engine": lambda: describe_engine(known(self._speech_info)) | self._engine.describe(),
             "source": lambda: {
                 "name": self._source.name,
                 "device": self._source.device,
                 "is_live": self._source.is_live,
             },
-            "voice": lambda: describe_voice(_known(self._voice_info)),
+            "voice": self._describe_voice,
             "playback": lambda: self._speech_output.describe() if self._speech_output else {},
             "memory": self._describe_memory,
             "queues": self._num_waiting,
@@ -174,6 +175,10 @@ class Daemon:
             "speculation": self._speculation.as_dict,
             "utterances": lambda: self._saver.counts() if self._saver is not None else {},
         }
+
+    def _describe_voice(self) -> dict[str, Any]:
+        output = self._speech_output
+        return describe_voice(known(self._voice_info)) | (output.voice.describe() if output else {})
 
     def _num_waiting(self) -> dict[str, int]:
         spoken = self._speech_output.num_waiting() if self._speech_output is not None else {}
@@ -204,8 +209,8 @@ class Daemon:
         self._voice_info = self._loop.create_future()
         self._executor = ThreadPoolExecutor(NUM_HEARING_WORKERS, "hear")
         self._recognizer = ClientRecognizer(
-            self._speech_info, self._new_endpointer, self._queue, self._executor, self._post,
-            self._speculation, self._partial_interval_ms,
+            lambda: asyncio.shield(self._speech_info), self._new_endpointer, self._queue,
+            self._executor, self._post, self._speculation, self._partial_interval_ms,
         )  # fmt: skip
         self._servers = Servers(
             self._service, self._recognizer, self._client_speech(), self._publisher, self._status
@@ -308,7 +313,7 @@ class Daemon:
         self._post(self._publisher.publish, event)
 
     def _publish_state(self, state: events.ServiceState, reason: str | None = None) -> None:
-        speech = _known(self._speech_info)
+        speech = known(self._speech_info)
         model = speech.model if speech is not None else ""
         event = events.State(state, self._source.name, model, __version__, reason=reason)
         self._publish(event)
@@ -352,35 +357,28 @@ class Daemon:
 
     def _transcribe_thread(self) -> None:
         try:
-            speech = self._load_speech()
+            self._speech_loop.run()
         except Exception as exc:  # noqa: BLE001 - raised again by `run`, in the main thread
             self._post(self._end_run, exc)
-            return
-        self._post(_set, self._speech_info, speech.info)
-        self._recognition.language = speech.info.languages[0]
-        while (job := self._queue.get()) is not None:
-            try:
-                job.complete(speech.transcribe(job.utterance, job.cancellation, job.draft))
-            except Cancelled:
-                job.fail("stopping", "transcription was stopped")
-            except GpuLostError as exc:  # nothing will work any more: let systemd start anew
-                job.fail("gpu-lost", str(exc))
-                self._post(self._end_run, exc)
-                return
-            except Exception as exc:  # the outermost loop of this thread
-                logger.exception("transcribing %s failed", job.utterance.id)
-                job.fail("transcription-failed", f"{type(exc).__name__}: {exc}")
-            self._queue.finish(job)
-        speech.close()
+
+    def _know_engine(self, info: RecognizerInfo) -> None:
+        self._recognition.language = info.languages[0]
+        self._post(self._set_engine_info, info)
+
+    def _set_engine_info(self, info: RecognizerInfo) -> None:
+        self._speech_info = now_known(self._speech_info, info)
 
     # The thread of the voice.
 
     def _speak_thread(self) -> None:
         assert self._speech_output is not None
         try:
-            self._speech_output.speak(lambda info: self._post(_set, self._voice_info, info))
+            self._speech_output.speak(lambda info: self._post(self._set_voice_info, info))
         except Exception as exc:  # noqa: BLE001 - raised again by `run`, in the main thread
             self._post(self._end_run, exc)
+
+    def _set_voice_info(self, info: VoiceInfo) -> None:
+        self._voice_info = now_known(self._voice_info, info)
 
     def _client_speech(self) -> Speech:
         if self._speech_output is None:
@@ -388,12 +386,3 @@ class Daemon:
         return ClientSpeech(
             self._speech_output, self._post, lambda: asyncio.shield(self._voice_info)
         )
-
-
-def _known(info: asyncio.Future[T]) -> T | None:
-    return info.result() if info.done() and not info.cancelled() else None
-
-
-def _set(info: asyncio.Future[T], value: T) -> None:
-    if not info.done():
-        info.set_result(value)

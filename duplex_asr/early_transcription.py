@@ -97,7 +97,8 @@ class EarlyTranscription:
         self._known = _Known()
 
     def begin(self, position: int) -> None:
-        """An utterance has begun at a sample position."""
+        """An utterance has begun at a sample position: an engine that sleeps is woken up."""
+        self._queue.expect(self)
         self._interval = self.partial_interval_ms * SAMPLES_PER_MS
         self._next_partial = position + self._interval
         self._known = _Known()
@@ -157,8 +158,13 @@ class EarlyTranscription:
         final.draft = self._known.draft
         return False
 
+    def end(self) -> None:
+        """What `finish` was asked for is in the queue, or will not be."""
+        self._queue.expect_no_more(self)
+
     def cancel(self) -> None:
         """Nobody wants to know any more."""
+        self.end()
         self.resume()
         self._cancel_partial()
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from duplex_asr.asr.manifest import TOKENIZER_NAME, Manifest
 from duplex_asr.config import Config
 from duplex_asr.errors import NotEnoughMemoryError
+from duplex_asr.freed_memory import trim_freed_memory
 
 T = TypeVar("T")
 MB = 1 << 20
@@ -117,8 +118,11 @@ class MemoryLedger:
         self._budget_mb = budget_mb
         self._resident = resident or resident_mb
         self._available = available or available_mb
-        self._loading = threading.Lock()
+        self._changed = threading.Condition()
+        self._is_loading = False
+        self._not_yet_loaded: set[str] = set()
         self._measured_mb: dict[str, float] = {"process": round(self._resident(), 1)}
+        self._freed_mb: dict[str, float] = {}
 
     @property
     def needs_mb(self) -> float:
@@ -145,23 +149,77 @@ class MemoryLedger:
             f"used ({source}); lower what is needed or allow more\n" + "\n".join(rows)
         )
 
+    def need_mb(self, part: str) -> float:
+        """Of all that a part is made of."""
+        return sum(each.mb for each in self._needs if each.part.split(":")[0] == part)
+
     @contextmanager
     def measuring(self, part: str) -> Iterator[None]:
         """Note by how much the process grows while a part is loaded; one part after the other,
         which also keeps the peak low."""
-        with self._loading:
-            before = self._resident()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_loading)
+            self._is_loading = True
+        before = self._resident()
+        try:
             yield
             self._measured_mb[part] = round(self._resident() - before, 1)
+        finally:
+            with self._changed:
+                self._is_loading = False
+                self._changed.notify_all()
 
     def measured(self, part: str, load: Callable[[], T]) -> Callable[[], T]:
-        """The same function, measured when it is called."""
+        """The same function, measured when it is called.
+
+        What needs most is loaded first, since what loading takes besides finds most room then: the
+        first call waits for those of all parts that need more. Later ones raise
+        NotEnoughMemoryError if others have taken the room meanwhile.
+        """
+        self._not_yet_loaded.add(part)
 
         def load_measured() -> T:
-            with self.measuring(part):
-                return load()
+            with self._changed:
+                self._changed.wait_for(lambda: not self._comes_later(part))
+            try:
+                with self.measuring(part):
+                    self._check_room(part)
+                    return load()
+            finally:
+                with self._changed:
+                    self._not_yet_loaded.discard(part)
+                    self._changed.notify_all()
 
         return load_measured
+
+    def _comes_later(self, part: str) -> bool:
+        """Whether a part that needs more than this one is still to be loaded for the first time."""
+        others = self._not_yet_loaded - {part}
+        return part in self._not_yet_loaded and any(
+            self.need_mb(each) > self.need_mb(part) for each in others
+        )
+
+    def _check_room(self, part: str) -> None:
+        """Raise NotEnoughMemoryError if there is no room any more for what was loaded before."""
+        if part not in self._measured_mb:
+            return
+        # What it gave back is more than loading it took: it has its work space since it was used.
+        need_mb = max(self._measured_mb[part], self._freed_mb.get(part, 0.0))
+        available_mb = self._available()
+        free_mb = self._budget_mb - self._resident() if self._budget_mb else available_mb
+        if free_mb is not None and need_mb > free_mb:
+            raise NotEnoughMemoryError(
+                f"the {part} cannot be loaded again: it took {need_mb:.0f} MB and {free_mb:.0f} MB "
+                "are free; end other programs, or keep it loaded with unload_after_s = -1"
+            )
+
+    @contextmanager
+    def unloading(self, part: str) -> Iterator[None]:
+        """Note by how much the process shrinks while a part is unloaded."""
+        before = self._resident()
+        yield
+        trim_freed_memory()
+        self._freed_mb[part] = round(before - self._resident(), 1)
 
     def describe(self) -> dict[str, Any]:
         """The section `memory` of the status."""
@@ -172,6 +230,7 @@ class MemoryLedger:
             "resident_mb": round(self._resident(), 1),
             "needs_mb": {each.part: round(each.mb, 1) for each in self._needs},
             "measured_mb": dict(self._measured_mb),
+            "freed_mb": dict(self._freed_mb),
         }
 
 

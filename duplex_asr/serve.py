@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
 import faulthandler
 import logging
 import os
@@ -27,10 +25,12 @@ from duplex_asr.debugging.saved_utterances import DebugConfig, SavedUtterances
 from duplex_asr.debugging.session_recorder import SessionRecorder
 from duplex_asr.echo_cancelled_source import EchoCancelledSource
 from duplex_asr.errors import ConfigError
+from duplex_asr.freed_memory import return_freed_memory
 from duplex_asr.hearing.endpointer import Endpointer, NewId
 from duplex_asr.hearing.reference import PlayedReference
 from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.hearing.vad import load_detector
+from duplex_asr.loaded_on_demand import LoadedOnDemand
 from duplex_asr.loaded_speech import LoadedSpeech
 from duplex_asr.memory_ledger import MemoryLedger, memory_needs
 from duplex_asr.reloading import LoadConfig, Reloading
@@ -47,8 +47,6 @@ from duplex_asr.tts.voices import load_voice
 # How long the sockets' thread waits for Python's lock while a voice detector holds it; Python's own
 # 5 ms are a tenth of what a ping may take, and one answer takes the lock several times.
 SWITCH_INTERVAL_S = 0.001
-M_MMAP_THRESHOLD = -3  # glibc's malloc.h
-MMAP_THRESHOLD_BYTES = 128 * 1024  # what glibc starts with
 
 
 def serve(
@@ -83,8 +81,10 @@ def serve(
         daemon = Daemon(  # which closes the source in its end
             source=open_ears(config, reference, ledger, session),
             new_endpointer=lambda new_id: new_endpointer(reloading.config, new_id),
-            load_speech=ledger.measured(
-                "speech engine", lambda: load_speech(config, engine_folder)
+            engine=LoadedOnDemand(
+                ledger.measured("speech engine", lambda: load_speech(config, engine_folder)),
+                config.engine.unload_after_s,
+                lambda: ledger.unloading("speech engine"),
             ),
             runtime_dir=runtime_dir,
             service=config.service,
@@ -95,7 +95,11 @@ def serve(
             partial_interval_ms=config.transcription.partial_interval_ms,
             speech=SpeechParts(
                 config.playback,
-                ledger.measured("voice", lambda: load_voice(config.voice)),
+                LoadedOnDemand(
+                    ledger.measured("voice", lambda: load_voice(config.voice)),
+                    config.voice.unload_after_s,
+                    lambda: ledger.unloading("voice"),
+                ),
                 Speaker,
                 SentenceCutter,
                 reference.push,
@@ -137,16 +141,6 @@ def _reconfigure(daemon: Daemon, config: Config) -> None:
 def set_log_level(config: Config) -> None:
     """Log from now on what the configuration asks for."""
     logging.getLogger().setLevel(config.service.log_level.upper())
-
-
-def return_freed_memory() -> None:
-    """Have large blocks given back to the system as soon as they are freed.
-
-    glibc does so until it has seen some come and go; then it keeps them for the next time, between
-    small ones that stay. After twenty clients at once that was half of the daemon's memory.
-    """
-    with contextlib.suppress(AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
 
 
 def _request_stop(loop: asyncio.AbstractEventLoop, daemon: Daemon) -> None:

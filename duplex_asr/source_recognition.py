@@ -208,8 +208,11 @@ class SourceRecognition:
             on_transcript=self._publish_transcript,
             on_failure=self._publish_failure,
         )
-        if self._early.finish(job):
-            return
+        if not self._early.finish(job):
+            self._queue_final(job)
+        self._early.end()
+
+    def _queue_final(self, job: TranscriptionJob) -> None:
         if self._is_stopping():
             self._publish_failure(job, "stopping", "the daemon is stopping")
             return

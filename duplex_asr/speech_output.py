@@ -8,7 +8,9 @@ Everything else may be called from any thread and never waits for a voice or a d
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +21,8 @@ import numpy as np
 from duplex_asr import __version__
 from duplex_asr.audio.resampling import PcmConverter
 from duplex_asr.cancellation import Cancelled
+from duplex_asr.errors import VoiceError
+from duplex_asr.loaded_on_demand import LoadedOnDemand
 from duplex_asr.playback_desk import OnEvent, PlaybackDesk, explain
 from duplex_asr.service.program_info import VoiceInfo
 from duplex_asr.speaker_loop import NewSpeaker, OnPlayed, SpeakerLoop
@@ -28,6 +32,8 @@ from duplex_asr.tts.sounding_sentence import SoundingSentence
 from duplex_asr.tts.speech_reply import SpeechReply
 from duplex_asr.tts.voice import Pcm, Voice, WordMark
 from duplex_asr.tts.word_places import estimate_words
+
+logger = logging.getLogger(__name__)
 
 AUDIBLE_TAIL_S = 0.01  # a fade, and what the clocks of two processes differ
 DUCKED_GAIN = 0.25
@@ -45,12 +51,12 @@ class Cutter(Protocol):
 class SpeechParts:
     """What a daemon that speaks is made of.
 
-    load_voice: runs in the thread of the voice; raises VoiceError. new_cutter: for each text.
+    voice: is loaded in the thread of the voice; raises VoiceError. new_cutter: for each text.
     on_played: takes every block that leaves the speaker, which the echo canceller has to know.
     """
 
     config: PlaybackConfig
-    load_voice: Callable[[], Voice]
+    voice: LoadedOnDemand[Voice]
     new_speaker: NewSpeaker
     new_cutter: Callable[[], Cutter]
     on_played: OnPlayed = lambda block, rate: None
@@ -64,7 +70,11 @@ class SpeechOutput:
 
     def __init__(self, parts: SpeechParts, publish: OnEvent) -> None:
         self.new_cutter = parts.new_cutter
-        self._load_voice = parts.load_voice
+        self.voice = parts.voice
+        self._on_loaded: Callable[[VoiceInfo], None] = lambda info: None
+        self._info: VoiceInfo | None = None
+        self._is_expected = False  # a text has begun since the voice was last looked after
+        self._idle_since_s = time.monotonic()
         self._config = parts.config
         self._desk = PlaybackDesk(parts.config.max_requests, publish)
         self._speaker_loop = SpeakerLoop(
@@ -142,6 +152,7 @@ class SpeechOutput:
             request = PlaybackRequest(request_id, priority, mode)
             playback.add(request)
             self._desk.listeners[request_id] = on_event
+            self._expect()
             return request
 
     def append(
@@ -162,6 +173,7 @@ class SpeechOutput:
         """Have the voice speak for a client whenever the speaker needs nothing."""
         with self._desk.changed:
             self._replies.append(reply)
+            self._expect()
 
     def change_reply(self, change: Callable[[], None]) -> None:
         """Call something that changes a reply, and let the voice look at it."""
@@ -208,6 +220,11 @@ class SpeechOutput:
                 self._desk.speaker.kill()
             self._desk.changed.notify_all()
 
+    def _expect(self) -> None:
+        """A text will come: a voice that is not loaded can begin with that; under the lock."""
+        self._is_expected = True
+        self._desk.changed.notify_all()
+
     # The two threads
 
     def play(self) -> None:
@@ -215,43 +232,84 @@ class SpeechOutput:
         self._speaker_loop.run()
 
     def speak(self, on_loaded: Callable[[VoiceInfo], None]) -> None:
-        """Load the voice and speak what is wanted until `close`; raises what loading does."""
-        voice = self._load_voice()
-        on_loaded(
-            VoiceInfo(
-                voice.name, voice.languages, voice.rate, __version__,
-                self._config.max_text_chars, self._config.text_timeout_ms,
-            )
-        )  # fmt: skip
-        with self._desk.changed:
-            self._desk.voice_rate = voice.rate
-            self._desk.changed.notify_all()
-        while (work := self._next_work()) is not None:
-            self._busy_since_s = time.monotonic()
-            try:
-                work(voice)
-            except Cancelled:
-                continue
-            finally:
-                self._busy_since_s = None
-        voice.close()
+        """Load the voice and speak what is wanted until `close`; raises what loading does at first.
 
-    def _next_work(self) -> Callable[[Voice], None] | None:
-        """Wait for a sentence to speak; None at the end."""
+        on_loaded: told what the voice is, at first and when another one was loaded.
+        """
+        self._on_loaded = on_loaded
+        self._load()
+        while (work := self._next_work()) is not None:
+            with contextlib.suppress(Cancelled):
+                work()
+            self._busy_since_s = None
+            self._idle_since_s = time.monotonic()
+        self.voice.unload()
+
+    def _load(self) -> Voice:
+        if self.voice.is_loaded:
+            return self.voice.get()
+        voice = self.voice.get()
+        info = VoiceInfo(
+            voice.name, voice.languages, voice.rate, __version__,
+            self._config.max_text_chars, self._config.text_timeout_ms,
+        )  # fmt: skip
+        if self._info is not None and info.rate != self._info.rate:
+            self.voice.unload()
+            raise VoiceError(
+                f"the voice gave {self._info.rate} samples a second and now gives {info.rate}: "
+                "restart the daemon to use it"
+            )
+        if info != self._info:
+            self._info = info
+            self._on_loaded(info)
+            with self._desk.changed:
+                self._desk.voice_rate = info.rate
+                self._desk.changed.notify_all()
+        return voice
+
+    def _load_ahead(self) -> None:
+        """A text has begun: load while it comes, and while the speaker is opened."""
+        try:
+            self._load()
+            logger.info("the voice is loaded again")
+        except Exception as exc:  # noqa: BLE001 - tried again for the sentence, which tells
+            logger.warning("the voice cannot be loaded now: %s", exc)
+
+    def _unload(self) -> None:
+        self.voice.unload()
+        logger.info("the voice was idle and is unloaded")
+
+    def _next_work(self) -> Callable[[], None] | None:
+        """Wait for a sentence to speak, or to load and unload the voice; None at the end."""
         desk = self._desk
         with desk.changed:
             while not desk.is_closing:
                 if (sentence := desk.playback.next_sentence()) is not None:
                     sentence.is_begun = True
                     found = sentence
-                    return lambda voice: self._speak_sentence(voice, found)
+                    return lambda: self._speak_sentence(found)
                 ready = [each for each in self._replies if each.is_ready]
                 if ready:
                     reply = max(ready, key=lambda each: each.priority)  # the oldest of the highest
                     text = reply.take_sentence(desk.voice_rate)
-                    return lambda voice: self._speak_reply(voice, reply, text)
-                desk.changed.wait(self._close_idle_speaker())
+                    return lambda: self._speak_reply(reply, text)
+                is_expected, self._is_expected = self._is_expected, False
+                if is_expected and not self.voice.is_loaded:
+                    return self._load_ahead
+                unload_in_s = self._unload_in_s()
+                if unload_in_s == 0:
+                    return self._unload
+                timeouts_s = [unload_in_s, self._close_idle_speaker()]
+                desk.changed.wait(min((s for s in timeouts_s if s is not None), default=None))
         return None
+
+    def _unload_in_s(self) -> float | None:
+        """Seconds until the voice has been idle for long enough; None: it is not idle, or stays."""
+        limit_s = self.voice.idle_limit_s
+        if limit_s is None or self._replies or not self._desk.playback.is_idle:
+            return None
+        since_s = max(self._idle_since_s, self._desk.idle_since_s)
+        return max(0.0, since_s + limit_s - time.monotonic())
 
     def _close_idle_speaker(self) -> float | None:
         """Give a speaker back that was silent for long; seconds until then, None: not at all."""
@@ -267,10 +325,14 @@ class SpeechOutput:
         desk.speaker = None
         return None
 
-    def _speak_sentence(self, voice: Voice, sentence: SoundingSentence) -> None:
+    def _speak_sentence(self, sentence: SoundingSentence) -> None:
         rate = self._desk.playback.rate
-        converter = PcmConverter(voice.rate, rate)
+        code = "voice-unavailable"
         try:
+            voice = self._load()
+            self._busy_since_s = time.monotonic()  # which loading does not count for
+            code = "synthesis-failed"
+            converter = PcmConverter(voice.rate, rate)
             for piece in voice.synthesize(sentence.text, sentence.cancellation):
                 words = tuple(_at_rate(word, rate, voice.rate) for word in piece.words)
                 samples = converter.push(piece.samples)
@@ -286,17 +348,21 @@ class SpeechOutput:
         except Cancelled:
             raise
         except Exception as exc:  # noqa: BLE001 - a fault of the voice costs one text
-            self._fail(sentence, exc)
+            self._fail(sentence, code, exc)
 
-    def _fail(self, sentence: SoundingSentence, exc: Exception) -> None:
+    def _fail(self, sentence: SoundingSentence, code: str, exc: Exception) -> None:
         with self._desk.acting() as playback:
             request = playback.request_of(sentence)
             if request is not None:
-                self._desk.tell_error("synthesis-failed", explain(exc), request.id)
+                self._desk.tell_error(code, explain(exc), request.id)
                 playback.cancel(request.id, "failed")
 
-    def _speak_reply(self, voice: Voice, reply: SpeechReply, text: str) -> None:
+    def _speak_reply(self, reply: SpeechReply, text: str) -> None:
+        code = "voice-unavailable"
         try:
+            voice = self._load()
+            self._busy_since_s = time.monotonic()  # which loading does not count for
+            code = "synthesis-failed"
             for piece in voice.synthesize(text, reply.cancellation):
                 with self._desk.changed:
                     reply.add(piece.samples)
@@ -306,12 +372,13 @@ class SpeechOutput:
             raise
         except Exception as exc:  # noqa: BLE001 - as above
             self._forget(reply)
-            reply.fail("synthesis-failed", explain(exc))
+            reply.fail(code, explain(exc))
 
     def _forget(self, reply: SpeechReply) -> None:
         with self._desk.changed:
             if reply in self._replies:
                 self._replies.remove(reply)
+                self._desk.changed.notify_all()
 
 
 def _at_rate(word: WordMark, rate: int, voice_rate: int) -> WordMark:

@@ -27,6 +27,7 @@ from duplex_asr.debugging.session_recorder import SessionRecorder
 from duplex_asr.hearing.endpointer import Endpointer, NewId
 from duplex_asr.hearing.endpointer_config import EndpointerConfig
 from duplex_asr.hearing.utterance import Utterance
+from duplex_asr.loaded_on_demand import LoadedOnDemand
 from duplex_asr.loaded_speech import LoadedSpeech
 from duplex_asr.service.program_info import RecognizerInfo
 from duplex_asr.service.runtime_dir import RuntimeDir, ServiceConfig
@@ -202,6 +203,7 @@ class Room:
         options: ServeOptions = ServeOptions(),  # noqa: B008 - frozen
         service: ServiceConfig = ServiceConfig(),  # noqa: B008 - frozen
         load_speech: Callable[[], LoadedSpeech] | None = None,
+        unload_after_s: float = -1,
         new_endpointer: Callable[[NewId], Endpointer] = new_endpointer,
         saved_utterances: SavedUtterances | None = None,
         session: SessionRecorder | None = None,
@@ -211,11 +213,12 @@ class Room:
     ) -> None:
         self.source = ScriptedSource(is_live)
         self.speech = ToneSpeech()
+        self.engine = LoadedOnDemand(load_speech or self.speech.load, unload_after_s)
         self.runtime_dir = RuntimeDir(folder)
         self.daemon = Daemon(
             source=self.source,
             new_endpointer=new_endpointer,
-            load_speech=load_speech or self.speech.load,
+            engine=self.engine,
             runtime_dir=self.runtime_dir,
             service=service,
             options=options,

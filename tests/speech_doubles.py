@@ -14,9 +14,10 @@ import numpy as np
 from duplex_asr.audio.speaker import PlayedBlock
 from duplex_asr.cancellation import Cancellation, Cancelled
 from duplex_asr.errors import AudioError, VoiceError
+from duplex_asr.loaded_on_demand import LoadedOnDemand
 from duplex_asr.speech_output import SpeechParts
 from duplex_asr.tts.playback import PlaybackConfig
-from duplex_asr.tts.voice import Pcm, SpeechPiece, WordMark
+from duplex_asr.tts.voice import Pcm, SpeechPiece, Voice, WordMark
 from tests.service_doubles import PATIENCE_S
 
 VOICE_RATE = 8_000
@@ -57,7 +58,8 @@ class WordVoice:
     """Says each word as 50 ms of one value.
 
     gate: set at first; a test clears it to keep the voice busy. started: one item for each
-    sentence. A sentence that has "unspeakable" in it raises, one with "broken" raises a bug.
+    sentence. closed: one for each time that it was. A sentence that has "unspeakable" in it
+    raises, one with "broken" raises a bug.
     """
 
     name = "words"
@@ -70,7 +72,7 @@ class WordVoice:
         self.started: queue.Queue[str] = queue.Queue()
         self.stopped: queue.Queue[str] = queue.Queue()
         self.knows_words = True
-        self.is_closed = False
+        self.closed: queue.Queue[None] = queue.Queue()
 
     def synthesize(self, text: str, cancellation: Cancellation) -> Iterator[SpeechPiece]:
         self.started.put(text)
@@ -91,7 +93,11 @@ class WordVoice:
             start += len(word)
 
     def close(self) -> None:
-        self.is_closed = True
+        self.closed.put(None)
+
+    @property
+    def is_closed(self) -> bool:
+        return not self.closed.empty()
 
 
 class ScriptedSpeaker:
@@ -192,7 +198,7 @@ class SpeakerRoom:
     fails, bug: what opening it ends with. changed: told of each block and each end of a speaker.
     """
 
-    def __init__(self, **config: int) -> None:
+    def __init__(self, unload_after_s: float = -1, **config: int) -> None:
         self.opens_when = threading.Event()
         self.opens_when.set()
         self.fails = False
@@ -205,9 +211,19 @@ class SpeakerRoom:
         self.gains: list[float] = []
         self.speakers: list[ScriptedSpeaker] = []
         self.voice = WordVoice()
+        self.voice_error: Exception | None = None
+        self.num_loads = 0
+        self.loaded_voice: LoadedOnDemand[Voice] = LoadedOnDemand(self.load_voice, unload_after_s)
         self.parts = SpeechParts(
-            PlaybackConfig(**config), lambda: self.voice, self.new_speaker, FullStops
+            PlaybackConfig(**config), self.loaded_voice, self.new_speaker, FullStops
         )
+
+    def load_voice(self) -> WordVoice:
+        """A test may put another voice here, or have it fail by `voice_error`."""
+        if self.voice_error is not None:
+            raise self.voice_error
+        self.num_loads += 1
+        return self.voice
 
     def new_speaker(self, name: str, rate: int, is_again: bool) -> ScriptedSpeaker:
         self.speakers.append(ScriptedSpeaker(self, self.rate or rate))

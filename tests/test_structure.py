@@ -48,6 +48,7 @@ JOIN_STAGES = {
     "source_recognition.py",
     "playback_desk.py",
     "speaker_loop.py",
+    "speech_loop.py",
     "speech_output.py",
     "client_speech.py",
     "config.py",

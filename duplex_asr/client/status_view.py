@@ -17,8 +17,10 @@ def describe_status(status: dict[str, Any]) -> str:
         ("source", _joined(status.get("source", {}).get("name"),
                            status.get("source", {}).get("device"))),
         ("engine", _joined(engine.get("name") or "loading ...", engine.get("backend"),
-                           ",".join(engine.get("languages", ())), engine.get("folder"))),
-        ("voice", _joined(voice.get("name"), ",".join(voice.get("languages", ())))),
+                           ",".join(engine.get("languages", ())), engine.get("folder"),
+                           _residence(engine))),
+        ("voice", _joined(voice.get("name"), ",".join(voice.get("languages", ())),
+                          _residence(voice))),
         ("speaker", _speaker(status.get("playback") or {})),
         ("memory", _memory(status.get("memory") or {})),
         ("waiting", _counts(status.get("queues", {}))),
@@ -70,6 +72,11 @@ def _speaker(playback: dict[str, Any]) -> str:
         f"{'paused in' if playback.get('is_paused') else 'plays'} {playing}" if playing else "",
         f"{num_underruns} underruns" if num_underruns else "",
     )
+
+
+def _residence(part: dict[str, Any]) -> str:
+    state = part.get("state", "loaded")
+    return f"({state})" if part.get("name") and state != "loaded" else ""
 
 
 def _memory(memory: dict[str, Any]) -> str:

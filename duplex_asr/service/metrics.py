@@ -60,11 +60,16 @@ def _families(status: dict[str, Any]) -> Iterator[tuple[str, str, str, list[Samp
     memory = status.get("memory", {})
     parts: list[Sample] = [
         ("", {"part": part, "kind": kind}, value)
-        for kind, key in (("estimate", "needs_mb"), ("measured", "measured_mb"))
+        for kind, key in (
+            ("estimate", "needs_mb"),
+            ("measured", "measured_mb"),
+            ("freed", "freed_mb"),
+        )
         for part, value in memory.get(key, {}).items()
     ]
     parts.append(("", {"part": "all", "kind": "measured"}, memory.get("resident_mb")))
     yield "duplex_asr_memory_mb", "gauge", "Memory of each part, as reckoned and measured.", parts
+    yield from _loading_families(status)
     for name, timing in status["timings"].items():
         samples: list[Sample] = [
             ("", {"quantile": str(int(key[1:]) / 100)}, value)
@@ -74,6 +79,23 @@ def _families(status: dict[str, Any]) -> Iterator[tuple[str, str, str, list[Samp
         samples += [("_sum", {}, timing["sum"]), ("_count", {}, timing["count"])]
         meaning = f"timings.{name} of transcripts or spoken texts; quantiles of the last 1000."
         yield f"duplex_asr_{name}", "summary", meaning, samples
+
+
+def _loading_families(status: dict[str, Any]) -> Iterator[tuple[str, str, str, list[Sample]]]:
+    parts = {part: status.get(part) or {} for part in ("engine", "voice")}
+    parts = {part: each for part, each in parts.items() if "state" in each}
+    loaded: list[Sample] = [
+        ("", {"part": part}, int(each["state"] == "loaded")) for part, each in parts.items()
+    ]
+    yield "duplex_asr_loaded", "gauge", "1 while the part is loaded.", loaded
+    loads: list[Sample] = [
+        ("", {"part": part, "outcome": outcome}, each[outcome])
+        for part, each in parts.items()
+        for outcome in ("loads", "unloads", "failed_loads")
+    ]
+    yield "duplex_asr_loads_total", "counter", "Loadings and unloadings of a part.", loads
+    load_ms: list[Sample] = [("", {"part": part}, each["load_ms"]) for part, each in parts.items()]
+    yield "duplex_asr_load_ms", "gauge", "Time that the last loading took.", load_ms
 
 
 def _labels(labels: dict[str, str]) -> str:

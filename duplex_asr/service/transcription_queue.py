@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum, auto
 
@@ -37,6 +38,13 @@ class _Stage(Enum):
     RUNNING = auto()
     DONE = auto()
     FAILED = auto()  # or cancelled
+
+
+class NoJob(Enum):
+    """Why the worker was woken without a job: one is to be expected, or none has come for long."""
+
+    EXPECTED = auto()
+    IDLE = auto()
 
 
 _ADOPTABLE = (_Stage.RUNNING, _Stage.DONE)
@@ -116,6 +124,9 @@ class TranscriptionQueue:
     Only the source's finals are counted against `max_source_jobs`: a client waits for its own, and
     of attempts and partials there is one at a time for each that listens. Work that nobody waits
     for yet is cancelled when work that goes first arrives.
+
+    Whoever begins to listen to somebody says that a job is to be expected, so that a worker whose
+    engine is not loaded can begin with that, and does not unload it meanwhile.
     """
 
     def __init__(self, max_source_jobs: int) -> None:
@@ -123,6 +134,10 @@ class TranscriptionQueue:
         self._waiting: list[TranscriptionJob] = []  # in the order of their coming
         self._current: TranscriptionJob | None = None
         self._is_closed = False
+        self._is_preparing = False
+        self._expected_by: set[object] = set()
+        self._is_announced = False  # since the worker was told last
+        self._idle_since_s = time.monotonic()
         self._changed = threading.Condition()
 
     @property
@@ -133,13 +148,29 @@ class TranscriptionQueue:
     @property
     def is_idle(self) -> bool:
         """True if the engine has nothing to do; without a lock, for a glance."""
-        return self._current is None and not self._waiting
+        return self._current is None and not self._waiting and not self._is_preparing
+
+    def expect(self, listener: object) -> None:
+        """Somebody has begun to speak to this listener: a job will come."""
+        with self._changed:
+            self._expected_by.add(listener)
+            self._is_announced = True
+            self._changed.notify_all()
+
+    def expect_no_more(self, listener: object) -> None:
+        """The job has come, or none will."""
+        with self._changed:
+            if listener in self._expected_by:
+                self._expected_by.remove(listener)
+                self._idle_since_s = time.monotonic()
+                self._changed.notify_all()
 
     @property
     def busy_since_s(self) -> float | None:
-        """When the job at hand was begun, of CLOCK_MONOTONIC; None: there is none."""
+        """When the job at hand was begun, of CLOCK_MONOTONIC; None: there is none, or the engine
+        is still loaded for it."""
         current = self._current
-        return current.started_at if current is not None else None
+        return None if current is None or self._is_preparing else current.started_at
 
     def put_from_source(self, job: TranscriptionJob, wait: bool) -> bool:
         """Queue a final of the source; False if there is no room (without `wait`) or it is
@@ -178,26 +209,52 @@ class TranscriptionQueue:
             self._put(job)
             return True
 
-    def get(self) -> TranscriptionJob | None:
-        """Wait for the next job that is not cancelled; None once the queue is closed."""
+    def get(
+        self, idle_s: float | None = None, is_prepared: bool = True
+    ) -> TranscriptionJob | NoJob | None:
+        """Wait for the next job that is not cancelled; None once the queue is closed.
+
+        NoJob.EXPECTED, once for each time: if the worker is not prepared and one is to be expected.
+        NoJob.IDLE: if for idle_s there was none, and none is to be expected.
+        """
         with self._changed:
-            while True:
-                self._changed.wait_for(lambda: self._is_closed or self._waiting)
-                if self._is_closed:
-                    return None
-                job = min(self._waiting, key=lambda each: each.rank)  # the first of equals
-                self._waiting.remove(job)
-                if not job.cancellation.is_set:
+            while not self._is_closed:
+                if self._expected_by and self._is_announced and not is_prepared:
+                    self._is_announced = False
+                    return NoJob.EXPECTED
+                self._waiting = [each for each in self._waiting if not each.cancellation.is_set]
+                if self._waiting:
+                    job = min(self._waiting, key=lambda each: each.rank)  # the first of equals
+                    self._waiting.remove(job)
                     self._current = job
                     job.begin()
                     self._changed.notify_all()
                     return job
+                left_s = None
+                if idle_s is not None and not self._expected_by:
+                    left_s = self._idle_since_s + idle_s - time.monotonic()
+                    if left_s <= 0:
+                        return NoJob.IDLE
+                self._changed.wait(left_s)
+        return None
+
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """While the block runs, the worker does something else than jobs."""
+        self._is_preparing = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._is_preparing = False
+                self._idle_since_s = time.monotonic()
 
     def finish(self, job: TranscriptionJob) -> None:
         """Say that the job from the last `get` is done with, callbacks included."""
         with self._changed:
             assert job is self._current
             self._current = None
+            self._idle_since_s = time.monotonic()
             self._changed.notify_all()
 
     def wait_for(self, job: TranscriptionJob) -> None:

@@ -44,3 +44,5 @@ def test_days_are_shown_and_a_daemon_of_another_version_is_no_obstacle() -> None
     assert "y 2" in shown and "x 0" not in shown
     memory = {"resident_mb": 193.7, "needs_mb": {"a": 90.0, "b": 60.4}, "measured_mb": {"a": 80.2}}
     assert "memory          194 MB, 150 expected  (a 80)" in describe_status({"memory": memory})
+    voice = {"name": "en-us", "state": "unloaded"}
+    assert "voice           en-us  (unloaded)" in describe_status({"voice": voice})

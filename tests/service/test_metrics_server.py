@@ -57,6 +57,8 @@ def test_get_metrics_is_answered_with_every_figure(tmp_path: Path) -> None:
         assert 'duplex_asr_clients{socket="events"} 1' in figures
         assert "duplex_asr_latency_ms_count 1" in figures
         assert 'duplex_asr_drops_total{what="dropped_readers"} 0' in figures
+        assert 'duplex_asr_loaded{part="engine"} 1' in figures
+        assert 'duplex_asr_loads_total{part="engine",outcome="unloads"} 0' in figures
         names = set(re.findall(r"^# TYPE (\S+)", body, re.MULTILINE))
         assert {name for name in names if f"`{name}`" not in PAGE} == set()
 

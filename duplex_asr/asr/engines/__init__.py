@@ -20,6 +20,7 @@ class EngineConfig:
 
     path: str = ""  # engine folder; empty: the demo engine of a source checkout
     threads: int = setting(0, minimum=0, maximum=256)  # 0: one per core, at most four
+    unload_after_s: int = setting(-1, minimum=-1, maximum=604_800)  # -1: never, 0: at once
 
 
 def find_engine(configured: str) -> Path:

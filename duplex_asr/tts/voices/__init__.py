@@ -28,6 +28,7 @@ class VoiceConfig:
     pitch: int = setting(50, minimum=0, maximum=99)  # espeak only
     provider: str = setting("cpu", choices=("cpu", "cuda", "tensorrt"))
     threads: int = setting(0, minimum=0, maximum=256)  # 0: one per core, at most four
+    unload_after_s: int = setting(-1, minimum=-1, maximum=604_800)  # -1: never, 0: at once
 
 
 def load_voice(config: VoiceConfig) -> Voice:
