@@ -69,6 +69,8 @@ class SpeakerLoop:
         """From the opening of the speaker until it is closed, or given up on."""
         give_up_at_s, delay_s, was_open = 0.0, FIRST_DELAY_S, False
         self._may_open_early = False  # one that does not open is tried again with the next text
+        with self._desk.changed:
+            is_early = self._desk.playback.is_idle
         while True:
             speaker = self._make_speaker(is_again=was_open)
             if speaker is None:
@@ -88,6 +90,9 @@ class SpeakerLoop:
                 reason = str(exc)
             finally:
                 self._put_away(speaker)
+            if not was_open and is_early:  # a text that has come meanwhile gets its own attempt
+                logger.warning("%s", reason)
+                return
             if not was_open:
                 self._desk.give_up("failed", "speaker-unavailable", reason)
                 return
