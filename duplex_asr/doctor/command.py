@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 1
 EPILOG = """It looks and changes nothing, and works while the daemon runs: then the daemon is
-asked how loud its microphone is. Whose rights count: those of the running daemon's user, else, for
-root, of the user duplex-asr of the system service, else of whoever runs it.
+asked how loud its microphone is. Without --config it reads the file of the installed service.
+Whose rights count: those of the running daemon's user, else of the installed service's, else of
+whoever runs it.
 
 exit codes:
   0  nothing failed; there may be warnings
@@ -72,7 +73,7 @@ def doctor(options: argparse.Namespace) -> int:
 def examination_of(options: argparse.Namespace) -> Examination:
     """What is to be examined; a configuration that is wrong is a finding like any other."""
     from duplex_asr.config import Config, load_config
-    from duplex_asr.doctor.examination import examine
+    from duplex_asr.doctor.examination import examine, find_unit
     from duplex_asr.doctor.host import Host
 
     overrides = {
@@ -84,15 +85,17 @@ def examination_of(options: argparse.Namespace) -> Examination:
         )
         if value is not None
     }
-    problem = ""
+    host, problem = Host(), ""
+    unit = find_unit(host)
+    path = options.config or (Path(unit.config) if unit is not None else None)
     try:
-        config = load_config(options.config, overrides)
+        config = load_config(path, overrides)
     except ConfigError as error:
         config, problem = Config(), str(error)
     return examine(
-        Host(),
+        host,
         config,
-        config_path=str(options.config or ""),
+        config_path=str(path or ""),
         config_problem=problem,
         opens_devices=not options.no_devices,
         plays_tone=options.tone,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,23 @@ from duplex_asr.doctor.host import Host, Person
 from duplex_asr.errors import EngineError, ServiceError
 from duplex_asr.service.runtime_dir import CONTROL_SOCKET, PID_FILE, find_runtime_dir
 
-SERVICE_USER = "duplex-asr"
-SYSTEM_RUNTIME_DIR = "/run/duplex-asr"
+# As systemd/ installs it.
+SERVICE, SERVICE_USER = "duplex-asr.service", "duplex-asr"
+SYSTEM_UNIT = f"/etc/systemd/system/{SERVICE}"
+SYSTEM_CONFIG, SYSTEM_RUNTIME_DIR = "/etc/duplex-asr/config.toml", "/run/duplex-asr"
 STATUS_TIMEOUT_S = 5.0
 GPU_BACKENDS = ("cuda", "tensorrt", "trtllm")
+
+
+@dataclass(frozen=True)
+class InstalledUnit:
+    """The service that systemd starts. is_system: for the whole machine, else for the caller.
+
+    config: the file that it reads.
+    """
+
+    is_system: bool
+    config: str
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,7 @@ class Examination:
     config: Config
     person: Person
     daemon: RunningDaemon | None
+    unit: InstalledUnit | None = None
     config_path: str = ""
     config_problem: str = ""
     engine_folder: Path | None = None
@@ -96,14 +110,27 @@ def find_daemon(
 ) -> RunningDaemon | None:
     """The daemon of the configured folder, else of the system service, else of a person."""
     for folder in runtime_dirs(host, configured_dir):
-        pid = host.text(f"{folder}/{PID_FILE}")
-        if not pid.isdigit() or host.process(int(pid)) is None:
+        pid = _pid_of(host, folder)
+        if not pid or host.process(pid) is None:
             continue
         try:
-            return RunningDaemon(int(pid), folder, ask(folder))
+            return RunningDaemon(pid, folder, ask(folder))
         except ServiceError as error:
-            return RunningDaemon(int(pid), folder, None, str(error))
+            return RunningDaemon(pid, folder, None, str(error))
     return None
+
+
+def _pid_of(host: Host, folder: str) -> int:
+    """What the pid file says, or, where only the service may read that, systemd; 0: nobody."""
+    written = host.text(f"{folder}/{PID_FILE}")
+    if not written and folder == SYSTEM_RUNTIME_DIR and host.exists(f"{folder}/{PID_FILE}"):
+        written = _property_of_unit(host, "MainPID")
+    return int(written) if written.isdigit() else 0
+
+
+def _property_of_unit(host: Host, name: str) -> str:
+    answer = host.run(("systemctl", "show", f"--property={name}", "--value", SERVICE))
+    return answer.output.strip() if answer is not None and not answer.exit_code else ""
 
 
 def runtime_dirs(host: Host, configured_dir: str) -> list[str]:
@@ -114,13 +141,29 @@ def runtime_dirs(host: Host, configured_dir: str) -> list[str]:
     return list(dict.fromkeys(folders))
 
 
-def whose_rights(host: Host, daemon: RunningDaemon | None) -> Person:
+def find_unit(host: Host) -> InstalledUnit | None:
+    """The unit of the caller, else that of the machine; None if neither is installed."""
+    account = host.users().get(host.caller.name)
+    home = host.environ.get("XDG_CONFIG_HOME") or (f"{account.home}/.config" if account else "")
+    if home and host.caller.uid and host.exists(f"{home}/systemd/user/{SERVICE}"):
+        return InstalledUnit(False, f"{home}/duplex-asr/config.toml")
+    if host.exists(SYSTEM_UNIT):
+        return InstalledUnit(True, SYSTEM_CONFIG)
+    return None
+
+
+def whose_rights(host: Host, daemon: RunningDaemon | None, unit: InstalledUnit | None) -> Person:
     """Who has to be able to use devices and files: the daemon's user, or the one it will have."""
     if daemon is not None:
         return host.person_of(daemon.pid, "the daemon's user") or host.caller
-    if host.caller.uid == 0:  # root may do everything, which says nothing about the service
-        return host.person(SERVICE_USER, "the service's user") or host.caller
-    return host.caller
+    if unit is None or not unit.is_system:
+        return host.caller
+    person = host.person(SERVICE_USER, "the service's user")
+    if person is None:
+        return host.caller
+    known = host.groups()
+    names = _property_of_unit(host, "SupplementaryGroups").split()
+    return replace(person, gids=person.gids | {known[name][0] for name in names if name in known})
 
 
 def examine(
@@ -135,6 +178,7 @@ def examine(
 ) -> Examination:
     """Gather what checks need; nothing here raises for what is wrong with the machine."""
     daemon = find_daemon(host, config.service.runtime_dir, ask)
+    unit = find_unit(host)
     folder, manifest, problem = None, None, ""
     try:
         folder = find_engine(config.engine.path)
@@ -142,6 +186,6 @@ def examine(
     except EngineError as error:
         problem = str(error)
     return Examination(
-        host, config, whose_rights(host, daemon), daemon, config_path, config_problem,
+        host, config, whose_rights(host, daemon, unit), daemon, unit, config_path, config_problem,
         folder, manifest, problem, opens_devices, plays_tone,
     )  # fmt: skip

@@ -60,6 +60,15 @@ class Person:
 
 
 @dataclass(frozen=True)
+class Account:
+    """A user of /etc/passwd."""
+
+    uid: int
+    gid: int
+    home: str
+
+
+@dataclass(frozen=True)
 class Process:
     """pid, name and owner of a program that runs."""
 
@@ -180,17 +189,17 @@ class Host:
             (name for name, (number, _) in self.groups().items() if number == gid), str(gid)
         )
 
-    def users(self) -> dict[str, tuple[int, int]]:
-        """Users of /etc/passwd: name -> number, group."""
+    def users(self) -> dict[str, Account]:
+        """Users of /etc/passwd by their names."""
         rows = (line.split(":") for line in self.text("/etc/passwd").splitlines())
         return {
-            row[0]: (int(row[2]), int(row[3]))
+            row[0]: Account(int(row[2]), int(row[3]), row[5])
             for row in rows
             if len(row) == 7 and row[2].isdigit() and row[3].isdigit()
         }
 
     def user_name(self, uid: int) -> str:
-        return next((name for name, (number, _) in self.users().items() if number == uid), str(uid))
+        return next((name for name, each in self.users().items() if each.uid == uid), str(uid))
 
     def person(self, name: str, role: str) -> Person | None:
         """A user as /etc says, who need not be logged in; None if there is none of this name."""
@@ -198,7 +207,7 @@ class Host:
         if user is None:
             return None
         also = {number for number, members in self.groups().values() if name in members}
-        return Person(name, user[0], frozenset({user[1], *also}), role)
+        return Person(name, user.uid, frozenset({user.gid, *also}), role)
 
     def person_of(self, pid: int, role: str) -> Person | None:
         """The user and groups that a process has; None if it is gone."""

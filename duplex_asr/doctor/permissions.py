@@ -7,11 +7,12 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from duplex_asr.doctor.examination import Examination
+from duplex_asr.doctor.examination import SYSTEM_UNIT, Examination
 from duplex_asr.doctor.finding import Finding
 from duplex_asr.doctor.host import Host, Person
 from duplex_asr.doctor.sound_servers import own_servers
 
+HIDDEN_HOMES = ("/home/", "/root/", "/run/user/")
 READ_WRITE = os.R_OK | os.W_OK
 WHY_GPU = (
     'without them CUDA finds no device ("NvRmMemInitNvmap failed", cuInit 100, "no CUDA device")'
@@ -29,6 +30,15 @@ def check_gpu_nodes(exam: Examination) -> Iterator[Finding]:
         nodes = {"/dev/nvidiactl": READ_WRITE, "/dev/nvidia0": READ_WRITE}
     else:
         return
+    gpu_drop_in = f"{SYSTEM_UNIT}.d/gpu.conf"
+    if exam.uses_gpu and exam.unit is not None and exam.unit.is_system:
+        if not host.exists(gpu_drop_in):
+            yield Finding(
+                "GPU access", "failed", f"the service has no {gpu_drop_in}: its sandbox hides the"
+                " GPU", WHY_GPU,
+                "sudo systemd/install.sh --gpu && sudo systemctl restart duplex-asr",
+            )  # fmt: skip
+            return
     missing = [node for node in nodes if host.node(node) is None]
     if missing:
         yield Finding(
@@ -102,10 +112,13 @@ def check_files(exam: Examination) -> Iterator[Finding]:
     why = "the service cannot read its engine, and ends with exit code 3"
     for place in places:
         closed = closed_folder(exam.host, exam.person, place)
+        what = f"{exam.person} may not enter {closed}, on the way to {place}"
+        if not closed and exam.unit is not None and exam.unit.is_system:
+            closed = next((home for home in HIDDEN_HOMES if place.startswith(home)), "")
+            what = f"{place} is in a home folder, which the service does not see (ProtectHome=)"
         if closed:
             yield Finding(
-                "files", "failed", f"{exam.person} may not enter {closed}, on the way to {place}",
-                why,
+                "files", "failed", what, why,
                 f"sudo cp -r {place} /var/lib/duplex-asr/  # and configure the copy",
             )  # fmt: skip
         else:

@@ -43,7 +43,9 @@ def check_configuration(exam: Examination) -> Iterator[Finding]:
             f"duplex-asr check-config {exam.config_path}".rstrip() + "  # after you have mended it",
         )  # fmt: skip
         return
-    yield Finding("configuration", "ok", f"{origin} is good", WHY_CONFIGURATION)
+    installed = exam.unit is not None and exam.unit.config == exam.config_path
+    what = f"{origin} is good" + (", the installed service's" if installed else "")
+    yield Finding("configuration", "ok", what, WHY_CONFIGURATION)
 
 
 def units(host: Host, *scope: str) -> dict[str, dict[str, str]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from duplex_asr.config import Config
-from duplex_asr.doctor.examination import Examination, examine
+from duplex_asr.doctor.examination import SYSTEM_UNIT, Examination, examine
 from duplex_asr.doctor.host import Answer, Host, Node, Person
 from duplex_asr.errors import ServiceError
 
@@ -69,7 +69,7 @@ class Machine:
 
     def node(self, path: str, mode: int, owner: str, group: str) -> None:
         host = Host(root=self.root)
-        self.nodes[path] = Node(mode, host.users()[owner][0], host.groups()[group][0])
+        self.nodes[path] = Node(mode, host.users()[owner].uid, host.groups()[group][0])
 
     def answer(self, command: str, output: str, exit_code: int = 0, errors: str = "") -> None:
         self.commands[command] = Answer(exit_code, output, errors)
@@ -93,11 +93,15 @@ class Machine:
         self, folder: str, pid: int, user: str, status: dict[str, Any] | None, groups: str = ""
     ) -> None:
         """Have a daemon run there that answers `status` so; None: that refuses to."""
-        uid, gid = Host(root=self.root).users()[user]
-        self.process(pid, "duplex-asr", uid, groups, gid=gid)
+        account = Host(root=self.root).users()[user]
+        self.process(pid, "duplex-asr", account.uid, groups, gid=account.gid)
         self.write(f"{folder}/duplex-asr.pid", f"{pid}\n")
         if status is not None:
             self.statuses[folder] = status
+
+    def install_system_unit(self) -> None:
+        self.write(SYSTEM_UNIT, "[Service]\n")
+        self.answer("systemctl show --property=SupplementaryGroups", "audio\n")
 
     def host(self, user: str) -> Host:
         reading = Host(root=self.root)

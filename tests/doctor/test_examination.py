@@ -48,8 +48,32 @@ def test_a_daemon_that_does_not_answer_is_not_waited_for(
             examination.ask_status(str(tmp_path))
 
 
-def test_rights_are_the_services_for_root_and_the_callers_otherwise(jetson: Machine) -> None:
-    assert jetson.examine("root").person.name == "duplex-asr"
-    assert jetson.examine("nano").person.name == "nano"
-    jetson.replace("/etc/passwd", "duplex-asr:", "other:")
+def test_rights_are_those_of_the_installed_service_else_of_the_caller(jetson: Machine) -> None:
     assert jetson.examine("root").person.name == "root"
+    jetson.install_system_unit()
+    assert jetson.examine("root").person.name == "duplex-asr"
+    assert jetson.examine("nano").person.name == "duplex-asr"
+    jetson.write("/home/nano/.config/systemd/user/duplex-asr.service", "[Service]\n")
+    assert jetson.examine("nano").person.name == "nano"
+    assert jetson.examine("root").person.name == "duplex-asr"
+
+
+def test_the_configuration_is_that_of_the_installed_service(jetson: Machine) -> None:
+    assert examination.find_unit(jetson.host("nano")) is None
+    jetson.install_system_unit()
+    unit = examination.find_unit(jetson.host("nano"))
+    assert unit is not None and unit.config == "/etc/duplex-asr/config.toml"
+    jetson.write("/home/nano/.config/systemd/user/duplex-asr.service", "[Service]\n")
+    unit = examination.find_unit(jetson.host("nano"))
+    assert unit is not None and unit.config == "/home/nano/.config/duplex-asr/config.toml"
+
+
+def test_a_pid_file_that_only_the_service_may_read_is_made_up_for_by_systemd(
+    jetson: Machine,
+) -> None:
+    jetson.daemon("/run/duplex-asr", 811, "duplex-asr", None)
+    jetson.write("/run/duplex-asr/duplex-asr.pid", "")  # what an unreadable one looks like
+    assert jetson.examine("nano").daemon is None
+    jetson.answer("systemctl show --property=MainPID", "811\n")
+    found = jetson.examine("nano").daemon
+    assert found is not None and found.pid == 811 and "not permitted" in found.problem

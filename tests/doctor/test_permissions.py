@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -32,8 +33,12 @@ def test_each_missing_group_is_named_with_the_command_that_adds_it(jetson: Machi
     assert found.level == "warning", "an engine on the processor needs no GPU"
 
 
-def test_root_examines_the_user_of_the_service_and_not_itself(jetson: Machine) -> None:
-    exam = jetson.examine("root")
+def test_the_user_of_an_installed_service_is_examined_and_not_the_caller(jetson: Machine) -> None:
+    jetson.install_system_unit()
+    (found,) = permissions.check_sound_nodes(jetson.examine("nano"))
+    assert found.level == "ok", "the unit gives it the group"
+    jetson.answer("systemctl show --property=SupplementaryGroups", "\n")
+    exam = jetson.examine("nano")
     assert str(exam.person) == "duplex-asr (the service's user)"
     (found,) = permissions.check_sound_nodes(exam)
     assert found.level == "failed" and "not in audio" in found.what
@@ -53,6 +58,18 @@ def test_a_group_that_was_added_after_the_session_began_is_told_apart(jetson: Ma
     (found,) = permissions.check_sound_nodes(exam)
     assert found.level == "failed" and "or not yet" in found.what
     assert found.fix.startswith("log in again")
+
+
+def test_a_service_whose_sandbox_hides_the_gpu_is_named_before_cuda_fails(jetson: Machine) -> None:
+    jetson.install_system_unit()
+    config = Config(voice=VoiceConfig(provider="cuda"))
+    (found,) = permissions.check_gpu_nodes(jetson.examine("nano", config))
+    assert found.level == "failed" and "gpu.conf" in found.what
+    assert found.fix.startswith("sudo systemd/install.sh --gpu")
+    jetson.write("/etc/systemd/system/duplex-asr.service.d/gpu.conf", "[Service]\n")
+    jetson.answer("systemctl show --property=SupplementaryGroups", "audio video render\n")
+    (found,) = permissions.check_gpu_nodes(jetson.examine("nano", config))
+    assert found.level == "ok"
 
 
 def test_a_gpu_whose_driver_is_not_loaded_is_named(jetson: Machine) -> None:
@@ -85,7 +102,10 @@ def test_a_machine_without_a_sound_card_fails_only_who_wants_to_hear_it(jetson: 
 def test_an_engine_in_a_closed_home_is_found_before_the_service_fails_on_it(
     jetson: Machine,
 ) -> None:
+    jetson.install_system_unit()
     exam = jetson.examine("root")
+    assert exam.engine_folder is not None
+    exam = replace(exam, engine_folder=Path("/srv/engines/base.en"))
     assert exam.engine_folder is not None
     parents = [str(each) for each in exam.engine_folder.absolute().parents]
     for folder in parents:
@@ -96,6 +116,8 @@ def test_an_engine_in_a_closed_home_is_found_before_the_service_fails_on_it(
     (found,) = permissions.check_files(exam)
     assert found.level == "failed"
     assert f"may not enter {parents[0]}, on the way to {exam.engine_folder}" in found.what
+    (found,) = permissions.check_files(replace(exam, engine_folder=Path("/home/nano/base.en")))
+    assert found.level == "failed" and "ProtectHome=" in found.what
 
 
 def test_files_of_the_caller_are_left_to_the_check_that_reads_them(jetson: Machine) -> None:

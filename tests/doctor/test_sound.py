@@ -31,6 +31,7 @@ def test_a_sound_server_of_the_same_user_that_answers_is_good(pc: Machine) -> No
 def test_a_system_service_beside_the_pipewire_of_a_person_is_told_to_become_a_user_unit(
     pc: Machine,
 ) -> None:
+    pc.install_system_unit()
     passwd = (pc.root / "etc/passwd").read_text()
     pc.write("/etc/passwd", passwd + "duplex-asr:x:997:995::/var/lib/duplex-asr:/bin/false\n")
     (found,) = sound.check_sound_server(pc.examine("root"))
@@ -41,6 +42,10 @@ def test_a_system_service_beside_the_pipewire_of_a_person_is_told_to_become_a_us
     pc.write("/proc/asound/card0/pcm0c/sub0/status", "state: RUNNING\nowner_pid   : 1460\n")
     (found,) = sound.check_sound_server(pc.examine("root"))
     assert found.level == "failed" and "holds the microphone now (pid 1460)" in found.what
+    status = {"state": "listening", "source": {"is_live": True}}
+    pc.daemon("/run/duplex-asr", 811, "duplex-asr", status)
+    (found,) = sound.check_sound_server(pc.examine("root"))
+    assert found.level == "ok" and found.what.endswith("has its microphone all the same")
 
 
 def test_a_sound_server_that_does_not_answer_is_named_with_its_restart(pc: Machine) -> None:
@@ -113,6 +118,12 @@ def test_a_machine_that_cannot_speak_is_a_warning_until_a_speaker_is_asked_for(
     config = Config(playback=PlaybackConfig(device="HDMI"))
     (found,) = sound.check_speaker(jetson.examine("nano", config))
     assert found.level == "failed"
+
+
+def test_a_microphone_that_a_silent_daemon_has_is_not_opened(jetson: Machine) -> None:
+    jetson.daemon("/run/duplex-asr", 811, "duplex-asr", None)
+    (found,) = sound.check_microphone(jetson.examine("nano", opens_devices=True))
+    assert found.level == "not-checked" and "the running daemon has it" in found.what
 
 
 def test_the_speaker_of_a_running_daemon_is_left_to_it(jetson: Machine) -> None:
