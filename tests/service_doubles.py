@@ -20,6 +20,7 @@ from wyoming.event import Event, async_read_event
 from duplex_asr.asr.transcript import Transcript
 from duplex_asr.audio.frames import Frame, FrameCutter, Samples
 from duplex_asr.audio.source_notices import SourceNotice
+from duplex_asr.barge_in import BargeInConfig
 from duplex_asr.cancellation import Cancellation, Cancelled
 from duplex_asr.daemon import Daemon, ServeOptions
 from duplex_asr.debugging.saved_utterances import SavedUtterances
@@ -209,6 +210,7 @@ class Room:
         session: SessionRecorder | None = None,
         partial_interval_ms: int = 0,
         speech_parts: SpeechParts | None = None,
+        barge_in: BargeInConfig = BargeInConfig(),  # noqa: B008 - frozen
         supervision: Supervision | None = None,
     ) -> None:
         self.source = ScriptedSource(is_live)
@@ -226,6 +228,7 @@ class Room:
             session=session,
             partial_interval_ms=partial_interval_ms,
             speech=speech_parts,
+            barge_in=barge_in,
             supervision=supervision,
         )
 

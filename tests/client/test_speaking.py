@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from duplex_asr.barge_in import BargeInConfig
 from duplex_asr.client import (
     Control,
     PlaybackStarted,
@@ -31,8 +32,14 @@ from tests.speech_doubles import VOICE_RATE, WORD_SAMPLES, SpeakerRoom, sound_of
 def in_a_talking_room(
     folder: Path, use: Callable[[Room, SpeakerRoom], Any], **config: int
 ) -> tuple[Any, SpeakerRoom]:
+    """A room whose device goes on whoever speaks."""
     speaker = SpeakerRoom(**config)
-    result = in_a_room(folder, lambda room: use(room, speaker), speech_parts=speaker.parts)
+    result = in_a_room(
+        folder,
+        lambda room: use(room, speaker),
+        speech_parts=speaker.parts,
+        barge_in=BargeInConfig(policy="ignore"),
+    )
     return result, speaker
 
 
@@ -222,7 +229,7 @@ def test_ending_the_command_ends_what_it_says(tmp_path: Path, number: signal.Sig
     in_a_talking_room(tmp_path, use)
 
 
-def test_the_command_shows_who_interrupts(tmp_path: Path) -> None:
+def test_the_command_shows_what_is_heard_meanwhile(tmp_path: Path) -> None:
     def use(room: Room, speaker: SpeakerRoom) -> None:
         speaker.num_allowed = 2 * WORD_SAMPLES
         process = subprocess.Popen(
