@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,23 @@ def test_the_kernel_says_who_is_at_the_other_end() -> None:
     assert {os.getegid(), *os.getgroups()} == peer.gids
     assert peer.describe()["program"] == peer.program
     assert str(os.getpid()) in str(peer)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can take groups")
+def test_the_groups_of_a_peer_are_all_of_them(tmp_path: Path) -> None:
+    program = (
+        "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.recv(1)"
+    )
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "s"))
+        listening.listen()
+        command = [sys.executable, "-c", program, str(tmp_path / "s")]
+        with subprocess.Popen(command, extra_groups=[60_001, 60_002]) as client:
+            connection, _ = listening.accept()
+            with connection:
+                peer = read_peer(connection)
+            assert client.wait(timeout=20) == 0
+    assert peer.gids == {os.getegid(), 60_001, 60_002}
 
 
 @pytest.mark.parametrize(("family", "host"), [("AF_INET", "127.0.0.1"), ("AF_INET6", "::1")])
