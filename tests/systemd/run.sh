@@ -1,0 +1,152 @@
+#!/usr/bin/env bash
+# Boots a Debian with systemd in a container, installs duplex-asr with systemd/install.sh and proves on it
+# what the units promise. The proofs themselves are in proofs.sh, which runs inside.
+set -euo pipefail
+
+repository=$(cd "$(dirname "$0")/../.." && pwd)
+cache=${DUPLEX_ASR_SYSTEMD_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/duplex-asr-systemd}
+limit_s=600
+suite=bookworm
+suite_python=3.11
+packages=systemd,systemd-sysv,dbus,libpam-systemd,python3,python3-venv,libportaudio2,socat,procps
+
+usage() {
+    cat <<END
+usage: tests/systemd/run.sh [--help]
+
+Needs root, debootstrap and systemd-nspawn (Debian: debootstrap systemd-container). The system and the
+wheels are kept in \$DUPLEX_ASR_SYSTEMD_CACHE [$cache];
+what a run changes is thrown away. Packages come from where apt and pip of this machine get theirs.
+Prints one line per proof: ok, FAILED or skipped, with the reason.
+
+exit codes: 0 all proven, 1 a proof failed, 2 wrong option, 77 skipped as a whole, with the reason
+END
+}
+
+skip() { echo "skipped  all proofs: $1"; exit 77; }
+
+check_machine() {
+    [ "$(id -u)" = 0 ] || skip "booting a container needs root"
+    command -v debootstrap >/dev/null || skip "debootstrap is not installed"
+    command -v systemd-nspawn >/dev/null || skip "systemd-nspawn is not installed (systemd-container)"
+    unshare --mount --pid --fork true 2>/dev/null || skip "this machine allows no containers"
+    python=$(command -v "python$suite_python" || command -v python3) || skip "no Python to get wheels with"
+    "$python" -m pip --version >/dev/null 2>&1 || skip "$python has no pip to get wheels with"
+}
+
+make_base() {
+    base=$cache/$suite
+    [ ! -e "$base/.made-of-$packages" ] || return 0
+    echo "making a $suite in $base (once) ..."
+    local mirror proxy
+    # shellcheck disable=SC2016 # apt-get replaces it
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Codename: $suite" |
+        head -1) || true
+    proxy=$(apt-config dump --format '%v' Acquire::http::Proxy) || true
+    rm -rf --one-file-system "$base"
+    http_proxy=${proxy:-${http_proxy:-}} debootstrap --variant=minbase --include="$packages" \
+        "$suite" "$base" "${mirror:-http://deb.debian.org/debian}" >"$cache/debootstrap.log" 2>&1 ||
+        skip "debootstrap failed, see $cache/debootstrap.log"
+    touch "$base/.made-of-$packages"
+}
+
+# All wheels that the package needs, for the container's Python, and its own.
+make_wheels() {
+    local needs stamp
+    needs=$cache/wheels
+    stamp=$needs/.made-of-$(sha256sum "$repository/setup.cfg" | cut -c 1-16)
+    mkdir -p "$work/wheel"
+    in_copy "$python" -m pip wheel --quiet --disable-pip-version-check --no-deps \
+        --wheel-dir "$work/wheel" . 2>>"$work/pip.log"
+    if [ ! -e "$stamp" ]; then
+        echo "getting wheels (once for each setup.cfg) ..."
+        rm -rf "$needs"
+        "$python" -m pip download --quiet --disable-pip-version-check --only-binary=:all: \
+            --python-version "$suite_python" --implementation cp --dest "$needs" \
+            "$work"/wheel/*.whl 2>>"$work/pip.log" || { cat "$work/pip.log"; exit 1; }
+        rm -f "$needs"/duplex_asr-*
+        touch "$stamp"
+    fi
+}
+
+# pip builds in the folder that it is given, and a checkout is not a place for that.
+in_copy() {
+    mkdir -p "$work/source"
+    cp -r "$repository"/{duplex_asr,setup.cfg,pyproject.toml,README.md,LICENSE} "$work/source"
+    (cd "$work/source" && "$@")
+}
+
+# The base below and this run's changes above it.
+make_root() {
+    mkdir -p "$work"/{upper,overlay,root,results}
+    mount -t overlay overlay "$work/root" \
+        -o "lowerdir=$base,upperdir=$work/upper,workdir=$work/overlay" 2>/dev/null ||
+        skip "this kernel mounts no overlay"
+    cat >"$work/root/etc/systemd/system/proofs.service" <<END
+[Unit]
+After=multi-user.target
+SuccessAction=exit-force
+FailureAction=exit-force
+[Service]
+Type=oneshot
+Environment=PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels
+Environment=WHEEL=/wheel/$(cd "$work/wheel" && echo duplex_asr-*.whl)
+ExecStart=/repository/tests/systemd/proofs.sh
+StandardOutput=append:/results/proofs
+StandardError=append:/results/errors
+[Install]
+WantedBy=default.target
+END
+    mkdir -p "$work/root/etc/systemd/system/graphical.target.wants"
+    ln -sf ../proofs.service "$work/root/etc/systemd/system/graphical.target.wants/proofs.service"
+    : >"$work/results/proofs"
+}
+
+clean_up() {
+    local status=$?
+    trap - EXIT
+    if mountpoint -q "$work/root"; then umount "$work/root"; fi
+    if [ "$status" = 0 ] || [ "$status" = 77 ]; then
+        rm -rf --one-file-system "$work"
+    else
+        echo "logs: $work/results"
+    fi
+    exit "$status"
+}
+
+boot() {
+    local container status=0
+    timeout --kill-after=20 "$limit_s" systemd-nspawn --quiet --directory="$work/root" --boot \
+        --register=no --keep-unit --bind-ro="$repository:/repository" \
+        --bind-ro="$cache/wheels:/wheels" --bind-ro="$work/wheel:/wheel" --bind="$work/results:/results" \
+        </dev/null >"$work/results/boot" 2>&1 &
+    container=$!
+    tail -n +1 -f --pid="$container" "$work/results/proofs" 2>/dev/null
+    wait "$container" || status=$?
+    if ! [ -s "$work/results/proofs" ]; then
+        tail -5 "$work/results/boot"
+        skip "systemd did not boot in the container (status $status)"
+    fi
+    [ "$status" != 124 ] || echo "FAILED   the proofs did not end within $limit_s s"
+    return "$status"
+}
+
+main() {
+    case ${1:-} in
+        '') ;;
+        --help | -h) usage; exit 0 ;;
+        *) echo "tests/systemd/run.sh: unknown option $1, see --help" >&2; exit 2 ;;
+    esac
+    check_machine
+    mkdir -p "$cache"
+    exec 9>"$cache/lock"
+    flock 9
+    work=$(mktemp -d "$cache/run.XXXXXX")
+    trap clean_up EXIT
+    make_base
+    make_wheels
+    make_root
+    boot 9>&-
+}
+
+main "$@"
