@@ -107,8 +107,9 @@ def check_voice(exam: Examination) -> Iterator[Finding]:
     """The voice, loaded if no daemon has it loaded already."""
     voice = exam.config.voice
     loaded = ((exam.daemon.status or {}).get("voice") or {}) if exam.daemon is not None else {}
-    if loaded:
-        yield Finding("voice", "ok", f"{loaded.get('name')} is loaded in the daemon", WHY_VOICE)
+    if "name" in loaded:
+        state = loaded.get("state", "loaded")
+        yield Finding("voice", "ok", f"{loaded['name']} is {state} in the daemon", WHY_VOICE)
         return
     try:
         load_voice(voice).close()

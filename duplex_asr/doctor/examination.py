@@ -50,6 +50,12 @@ class RunningDaemon:
     def hears_a_microphone(self) -> bool:
         return bool(self.status and (self.status.get("source") or {}).get("is_live"))
 
+    @property
+    def is_listening(self) -> bool:
+        """It hears a microphone, which is not lost."""
+        status = self.status or {}
+        return self.hears_a_microphone and status.get("state") == "listening"
+
 
 @dataclass(frozen=True)
 class Examination:

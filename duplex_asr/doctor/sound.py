@@ -51,9 +51,7 @@ def check_sound_server(exam: Examination) -> Iterator[Finding]:
             f"{kind} runs for {owner} (uid {server.uid}), and {person} is somebody else:"
             f" it serves {owner} alone and may hold the sound card"
         )
-        status = exam.daemon.status if exam.daemon is not None else None
-        is_heard = exam.daemon is not None and exam.daemon.hears_a_microphone
-        if status and is_heard and status.get("state") == "listening":
+        if exam.daemon is not None and exam.daemon.is_listening:
             what += "; the daemon has its microphone all the same"
             yield Finding("sound server", "ok", what, WHY_SERVER)
             return
@@ -156,7 +154,7 @@ def check_microphone(exam: Examination) -> Iterator[Finding]:
         return
     if daemon is not None and daemon.status and daemon.hears_a_microphone:
         name = (daemon.status.get("source") or {}).get("device") or "default"
-        if daemon.status.get("state") == "listening":
+        if daemon.is_listening:
             yield from _level("microphone", name, lambda: hear_through_daemon(daemon.folder))
         return  # any other state is a finding of the daemon's
     found = _find(exam, "microphone", find_input_device, exam.microphone, WHY_MICROPHONE)
