@@ -58,6 +58,7 @@ JOIN_STAGES = {
     "memory_ledger.py",
     "show_devices.py",
     "check_command.py",
+    "doctor/device_list.py",
     "doctor/examination.py",
     "doctor/machine.py",
     "doctor/sound.py",

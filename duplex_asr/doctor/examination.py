@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from duplex_asr.asr.engines import find_engine
 from duplex_asr.asr.manifest import Manifest, read_manifest
+from duplex_asr.audio.device_names import Device
 from duplex_asr.client import Control
 from duplex_asr.config import Config
+from duplex_asr.doctor.device_list import list_devices
 from duplex_asr.doctor.host import Host, Person
 from duplex_asr.errors import EngineError, ServiceError
 from duplex_asr.service.runtime_dir import CONTROL_SOCKET, PID_FILE, find_runtime_dir
@@ -79,6 +82,16 @@ class Examination:
     engine_problem: str = ""
     opens_devices: bool = False
     plays_tone: bool = False
+
+    @cached_property
+    def devices(self) -> list[Device] | str:
+        """Sound devices, asked for once; a text says why there is no list."""
+        return list_devices(self.host)
+
+    @property
+    def systemctl(self) -> str:
+        """How the installed unit is spoken to."""
+        return "systemctl --user" if self.unit and not self.unit.is_system else "sudo systemctl"
 
     @property
     def hears_microphone(self) -> bool:

@@ -47,7 +47,7 @@ class Person:
     name: str
     uid: int
     gids: frozenset[int]
-    role: str = "this user"
+    role: str = field(default="this user", compare=False)
 
     @property
     def is_system(self) -> bool:

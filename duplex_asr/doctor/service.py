@@ -107,10 +107,8 @@ def check_daemon(exam: Examination) -> Iterator[Finding]:
     """The running daemon: its pid, what it says of itself, what it has lost."""
     daemon = exam.daemon
     if daemon is None:
-        yield Finding(
-            "daemon", "ok", "none runs", WHY_DAEMON,
-            "sudo systemctl start duplex-asr  # or, by hand: duplex-asr serve",
-        )  # fmt: skip
+        start = f"{exam.systemctl} start duplex-asr" if exam.unit else "duplex-asr serve"
+        yield Finding("daemon", "ok", "none runs", WHY_DAEMON, start)
         return
     where = f"pid {daemon.pid}, {exam.person.name}, sockets in {daemon.folder}"
     status = daemon.status
@@ -118,7 +116,7 @@ def check_daemon(exam: Examination) -> Iterator[Finding]:
         yield Finding(
             "daemon", "not-checked" if "not permitted" in daemon.problem else "failed",
             f"{where}; it does not tell its status: {daemon.problem}", WHY_DAEMON,
-            f"sudo journalctl _PID={daemon.pid} -n 30",
+            f"sudo journalctl _PID={daemon.pid} -n 30; {restart(exam)}",
         )  # fmt: skip
         return
     state, reason = status.get("state", ""), status.get("reason") or ""
@@ -142,6 +140,13 @@ def check_daemon(exam: Examination) -> Iterator[Finding]:
     yield Finding("daemon", "ok", what, WHY_DAEMON)
 
 
+def restart(exam: Examination) -> str:
+    """The command that starts the daemon anew."""
+    if exam.unit is not None:
+        return f"{exam.systemctl} restart duplex-asr"
+    return f"kill {exam.daemon.pid}; duplex-asr serve" if exam.daemon else "duplex-asr serve"
+
+
 def check_sockets(exam: Examination) -> Iterator[Finding]:
     """Both sockets: whether they are there, answer, and let the caller in."""
     host = exam.host
@@ -156,7 +161,7 @@ def check_sockets(exam: Examination) -> Iterator[Finding]:
                 if exam.daemon is not None and host.may(host.caller, folder, os.X_OK):
                     yield Finding(
                         "sockets", "failed", f"{path} is gone, although the daemon runs",
-                        WHY_SOCKETS, "sudo systemctl restart duplex-asr",
+                        WHY_SOCKETS, restart(exam),
                     )  # fmt: skip
                 continue
             group = host.group_name(node.gid)
@@ -170,7 +175,7 @@ def check_sockets(exam: Examination) -> Iterator[Finding]:
             elif not is_listening(host, path):
                 yield Finding(
                     "sockets", "warning", f"{shown}: nobody listens", WHY_SOCKETS,
-                    "sudo systemctl start duplex-asr  # a daemon that starts replaces it",
+                    f"{restart(exam)}  # a daemon that starts replaces it",
                 )  # fmt: skip
             else:
                 yield Finding(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import sys
 from collections.abc import Callable, Iterator
 
 from duplex_asr.audio.device_names import Device, find_input_device, find_output_device
@@ -16,7 +14,6 @@ from duplex_asr.doctor.host import Host, Process
 from duplex_asr.doctor.trying import hear, hear_through_daemon, play
 from duplex_asr.errors import AudioError, ServiceError
 
-LIST_DEVICES = (sys.executable, "-m", "duplex_asr", "devices", "--json")
 HOW_TO_LIST = "duplex-asr devices"
 ALSA_PLUGINS = (
     "/usr/lib/*/alsa-lib/libasound_module_pcm_pulse.so",
@@ -126,21 +123,6 @@ def describe_busy(exam: Examination, direction: str) -> str:
     return ""
 
 
-def list_devices(host: Host) -> list[Device] | str:
-    """Devices as `duplex-asr devices` shows them, or why there is no list.
-
-    By a process that can be ended: PortAudio hangs where a sound server does.
-    """
-    answer = host.run(LIST_DEVICES)
-    if answer is None:
-        return "duplex-asr devices cannot be run"
-    if answer.exit_code:
-        said = answer.errors.strip().splitlines()
-        return said[-1].removeprefix("duplex-asr: ") if said else "duplex-asr devices failed"
-    rows = [line for line in answer.output.splitlines() if line.startswith("{")]
-    return [Device(**json.loads(row)) for row in rows]
-
-
 def check_microphone(exam: Examination) -> Iterator[Finding]:
     """The configured microphone by name, and how loud it is."""
     if not exam.hears_microphone:
@@ -239,14 +221,12 @@ def _find(
     wanted: str,
     why: str,
 ) -> Device | Finding:
-    devices = list_devices(exam.host)
+    devices = exam.devices
     # A device without a microphone or a speaker may be meant so, if nothing asks for it.
     level = "failed" if wanted or check == "microphone" else "warning"
     if isinstance(devices, str):
-        return Finding(
-            check, level, devices, why,  # type: ignore[arg-type]
-            "sudo apt install libportaudio2" if "PortAudio" in devices else HOW_TO_LIST,
-        )  # fmt: skip
+        fix = "sudo apt install libportaudio2" if "PortAudio" in devices else HOW_TO_LIST
+        return Finding(check, level, devices, why, fix)  # type: ignore[arg-type]
     try:
         return find(wanted, devices)
     except AudioError as error:

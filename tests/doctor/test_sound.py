@@ -104,6 +104,18 @@ def test_a_missing_portaudio_is_named_with_its_package(jetson: Machine) -> None:
     assert found.fix == "sudo apt install libportaudio2"
 
 
+def test_a_sound_server_that_hangs_is_waited_for_once(jetson: Machine) -> None:
+    errors = "no answer within 10 s"
+    jetson.answer("duplex-asr devices --json", "", 124, errors)
+    exam = jetson.examine("nano")
+    (microphone,) = sound.check_microphone(exam)
+    del jetson.commands["duplex-asr devices --json"]
+    (speaker,) = sound.check_speaker(exam)
+    assert (microphone.level, speaker.level) == ("failed", "warning")
+    assert microphone.what == speaker.what
+    assert microphone.what.endswith("(no answer within 10 s): the sound server hangs")
+
+
 def test_a_daemon_that_hears_a_file_needs_no_microphone(jetson: Machine) -> None:
     assert not list(sound.check_microphone(jetson.examine("nano", of_source("file:a.wav"))))
 
