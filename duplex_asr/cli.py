@@ -122,10 +122,10 @@ def _add_client_options(parser: argparse.ArgumentParser, json_help: str) -> None
 def _runtime_dir(options: argparse.Namespace) -> Path:
     """Where the daemon that these options mean has its sockets."""
     from duplex_asr.config import load_config
-    from duplex_asr.service.runtime_dir import find_runtime_dir
+    from duplex_asr.service.runtime_dir import find_daemon_dir
 
     config = load_config(options.config, _overrides(options, runtime_dir="service.runtime_dir"))
-    return find_runtime_dir(config.service.runtime_dir)
+    return find_daemon_dir(config.service.runtime_dir)
 
 
 def _overrides(options: argparse.Namespace, **names: str) -> dict[str, dict[str, Any]]:

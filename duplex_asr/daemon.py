@@ -258,6 +258,8 @@ class Daemon:
             num_frames=self._recognition.num_frames,
             decode_since_s=self._queue.busy_since_s,
             synthesis_since_s=speech.busy_since_s if speech is not None else None,
+            load_since_s=self._engine.loading_since_s
+            or (speech.voice.loading_since_s if speech is not None else None),
         )
 
     async def _unless_stopped(self, awaitable: Awaitable[Any]) -> bool:

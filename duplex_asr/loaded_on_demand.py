@@ -29,6 +29,7 @@ class LoadedOnDemand(Generic[T]):
 
     load: may take seconds. unload_after_s: idle time after which its owner unloads it; 0: at once,
     NEVER_S: never. unloading: surrounds each unloading, which ends when the memory is free.
+    loading_since_s: when the loading at hand was begun, of CLOCK_MONOTONIC; None: there is none.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class LoadedOnDemand(Generic[T]):
         self._value: T | None = None
         self._num_loads = self._num_unloads = self._num_failures = 0
         self._load_ms: float | None = None
+        self.loading_since_s: float | None = None
 
     @property
     def is_loaded(self) -> bool:
@@ -57,11 +59,12 @@ class LoadedOnDemand(Generic[T]):
     def get(self) -> T:
         """What was loaded, or is loaded now; raises what loading does, and may be called again."""
         if self._value is None:
-            started_s = time.monotonic()
+            started_s = self.loading_since_s = time.monotonic()
             self.state = "loading"
             try:
                 self._value = self._load()
             finally:
+                self.loading_since_s = None
                 if self._value is None:
                     self.state = "unloaded"
                     self._num_failures += 1

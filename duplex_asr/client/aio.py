@@ -34,7 +34,7 @@ from duplex_asr.client.speaking import (
 from duplex_asr.errors import ServiceError
 from duplex_asr.service.client import MAX_LINE_BYTES, Address, describe_failure, show_address
 from duplex_asr.service.events import Event, PlaybackStopped, Unknown
-from duplex_asr.service.runtime_dir import CONTROL_SOCKET, EVENTS_SOCKET, find_runtime_dir
+from duplex_asr.service.runtime_dir import CONTROL_SOCKET, EVENTS_SOCKET, find_daemon_dir
 
 READ_BYTES = 64 * 1024
 
@@ -53,7 +53,7 @@ class EventStream:
         events: Collection[str] | None = None,
         reconnect: bool = True,
     ) -> None:
-        self._address = find_runtime_dir("") / EVENTS_SOCKET if address is None else address
+        self._address = find_daemon_dir("") / EVENTS_SOCKET if address is None else address
         self._resuming = ResumingReader(events)
         self._reconnect = reconnect
         self._connection: Connection | None = None
@@ -110,7 +110,7 @@ class Control:
     """As `duplex_asr.client.Control`; use it in `async with`, for one request after the other."""
 
     def __init__(self, address: Address | None = None) -> None:
-        self._address = find_runtime_dir("") / CONTROL_SOCKET if address is None else address
+        self._address = find_daemon_dir("") / CONTROL_SOCKET if address is None else address
         self._connection: Connection
         self._replies = ReplyReader()
         self._waiting: list[Reply] = []

@@ -36,7 +36,7 @@ from duplex_asr.client.speaking import (
 from duplex_asr.errors import RequestError, ServiceError
 from duplex_asr.service.client import Address, EventReader, connect, show_address
 from duplex_asr.service.events import Event, PlaybackStopped, Unknown, from_record
-from duplex_asr.service.runtime_dir import CONTROL_SOCKET, EVENTS_SOCKET, find_runtime_dir
+from duplex_asr.service.runtime_dir import CONTROL_SOCKET, EVENTS_SOCKET, find_daemon_dir
 
 READ_BYTES = 64 * 1024
 
@@ -60,7 +60,7 @@ class EventStream:
         events: Collection[str] | None = None,
         reconnect: bool = True,
     ) -> None:
-        self._address = find_runtime_dir("") / EVENTS_SOCKET if address is None else address
+        self._address = find_daemon_dir("") / EVENTS_SOCKET if address is None else address
         self._resuming = ResumingReader(events)
         self._reconnect = reconnect
         self._is_closed = threading.Event()
@@ -133,7 +133,7 @@ class Control:
     """
 
     def __init__(self, address: Address | None = None, timeout_s: float = 60.0) -> None:
-        self._address = find_runtime_dir("") / CONTROL_SOCKET if address is None else address
+        self._address = find_daemon_dir("") / CONTROL_SOCKET if address is None else address
         self._socket = connect(self._address)
         self._socket.settimeout(timeout_s)
         self._replies = ReplyReader()

@@ -21,6 +21,7 @@ EVENTS_SOCKET = "events.sock"
 CONTROL_SOCKET = "control.sock"
 METRICS_SOCKET = "metrics.sock"
 PID_FILE = "duplex-asr.pid"
+SYSTEM_DIR = Path("/run/duplex-asr")  # of systemd/duplex-asr.service
 MAX_SOCKET_PATH_BYTES = 107  # sockaddr_un.sun_path holds 108 with its final zero byte
 RUNTIME_DIR_MODE = 0o750
 PASSABLE_DIR_MODE = 0o711  # everybody may try the sockets, whose own modes decide; nobody may list
@@ -65,7 +66,7 @@ class ServiceConfig:
 
 
 def find_runtime_dir(configured: str) -> Path:
-    """The folder that `configured` means, for the daemon and its clients alike."""
+    """The folder that `configured` means to a daemon."""
     if configured:
         return Path(configured).expanduser()
     if systemd_dir := os.environ.get("RUNTIME_DIRECTORY"):
@@ -73,6 +74,14 @@ def find_runtime_dir(configured: str) -> Path:
     if user_dir := os.environ.get("XDG_RUNTIME_DIR"):
         return Path(user_dir) / "duplex-asr"
     return Path(f"/tmp/duplex-asr-{os.geteuid()}")
+
+
+def find_daemon_dir(configured: str) -> Path:
+    """The folder in which a client finds the daemon: its own, else that of the system's service."""
+    found = find_runtime_dir(configured)
+    if configured or (found / CONTROL_SOCKET).exists():
+        return found
+    return SYSTEM_DIR if (SYSTEM_DIR / CONTROL_SOCKET).exists() else found
 
 
 class RuntimeDir:

@@ -14,9 +14,9 @@ from duplex_asr.settings import setting
 class WatchdogConfig:
     """How long work may take before the daemon counts as hung.
 
-    decode_budget_ms: transcribing one utterance, an engine that is loaded for it included.
+    decode_budget_ms: transcribing one utterance.
     synthesis_budget_ms: speaking one sentence.
-    load_budget_ms: loading engine and voice at the start, for which more time is asked for.
+    load_budget_ms: loading engine and voice; at the start, more time is asked for so long.
     """
 
     decode_budget_ms: int = setting(60_000, minimum=100, maximum=3_600_000)
@@ -30,13 +30,15 @@ class Pulse:
 
     must_hear: a live source is being heard that is not known to be lost, so frames must come.
     num_frames: that were heard so far.
-    decode_since_s, synthesis_since_s: when the work at hand was begun; None: there is none.
+    decode_since_s, synthesis_since_s, load_since_s: when the work at hand was begun; None: there is
+    none.
     """
 
     must_hear: bool = False
     num_frames: int = 0
     decode_since_s: float | None = None
     synthesis_since_s: float | None = None
+    load_since_s: float | None = None
 
 
 class Watchdog:
@@ -51,14 +53,13 @@ class Watchdog:
         last, self._last = self._last, pulse
         if pulse.must_hear and last.must_hear and pulse.num_frames == last.num_frames:
             return "no sound has come since the last look, and the source is not lost"
-        return _overdue(
-            "transcribing an utterance", pulse.decode_since_s, self._config.decode_budget_ms, now_s
-        ) or _overdue(
-            "speaking a sentence", pulse.synthesis_since_s, self._config.synthesis_budget_ms, now_s
-        )
-
-
-def _overdue(what: str, since_s: float | None, budget_ms: int, now_s: float) -> str | None:
-    if since_s is None or 1000 * (now_s - since_s) <= budget_ms:
+        config = self._config
+        for what, since_s, budget_ms in (
+            ("transcribing an utterance", pulse.decode_since_s, config.decode_budget_ms),
+            ("speaking a sentence", pulse.synthesis_since_s, config.synthesis_budget_ms),
+            ("loading an engine or a voice", pulse.load_since_s, config.load_budget_ms),
+        ):
+            if since_s is not None and 1000 * (now_s - since_s) > budget_ms:
+                took_s = now_s - since_s
+                return f"{what} has taken {took_s:.1f} s, and its budget is {budget_ms / 1000:g} s"
         return None
-    return f"{what} has taken {now_s - since_s:.1f} s, and its budget is {budget_ms / 1000:g} s"

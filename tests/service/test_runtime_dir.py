@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from duplex_asr.errors import ConfigError, ServiceError
+from duplex_asr.service import runtime_dir as runtime_dir_module
 from duplex_asr.service.runtime_dir import (
     MAX_SOCKET_PATH_BYTES,
     RuntimeDir,
     ServiceConfig,
+    find_daemon_dir,
     find_runtime_dir,
 )
 from duplex_asr.settings import check_settings
@@ -209,3 +211,20 @@ def test_the_folder_is_found_in_the_same_order_as_documented(
     assert find_runtime_dir("") == Path("/run/user/1000/duplex-asr")
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     assert find_runtime_dir("") == Path(f"/tmp/duplex-asr-{os.geteuid()}")
+
+
+def test_a_client_takes_the_system_s_service_if_the_user_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, system = tmp_path / "own", tmp_path / "system"
+    monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(own))
+    monkeypatch.setattr(runtime_dir_module, "SYSTEM_DIR", system)
+    assert find_daemon_dir("") == own / "duplex-asr"  # which its error message names
+    system.mkdir()
+    (system / "control.sock").touch()
+    assert find_daemon_dir("") == system
+    assert find_daemon_dir("/x") == Path("/x")
+    (own / "duplex-asr").mkdir(parents=True)
+    (own / "duplex-asr" / "control.sock").touch()
+    assert find_daemon_dir("") == own / "duplex-asr"

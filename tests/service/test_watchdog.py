@@ -4,7 +4,7 @@ import pytest
 
 from duplex_asr.service.watchdog import Pulse, Watchdog, WatchdogConfig
 
-CONFIG = WatchdogConfig(decode_budget_ms=2_000, synthesis_budget_ms=3_000)
+CONFIG = WatchdogConfig(decode_budget_ms=2_000, synthesis_budget_ms=3_000, load_budget_ms=4_000)
 
 
 def test_all_is_well_while_frames_come() -> None:
@@ -41,6 +41,11 @@ def test_a_microphone_that_is_known_to_be_lost_starves_nothing() -> None:
             "transcribing an utterance has taken 2.1 s, and its budget is 2 s",
         ),
         (Pulse(synthesis_since_s=10.0), 13.0, None),
+        (
+            Pulse(load_since_s=10.0),
+            15.0,
+            "loading an engine or a voice has taken 5.0 s, and its budget is 4 s",
+        ),
         (
             Pulse(synthesis_since_s=10.0),
             20.0,

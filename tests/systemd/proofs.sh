@@ -208,12 +208,12 @@ refuses_strangers() {
 lets_listeners_read_only() {
     hear listener $events '"type": "state"' >/dev/null || fail "a listener is refused"
     [ "$(hear listener $control pong ping)" = refused ] || fail "a listener may give orders"
-    ! runuser -u listener -- "$duplex" say --runtime-dir /run/duplex-asr hello 2>/dev/null ||
+    ! runuser -u listener -- "$duplex" say hello 2>/dev/null ||
         fail "a listener may speak"
 }
 
 lets_controllers_speak_only() {
-    runuser -u controller -- "$duplex" say --runtime-dir /run/duplex-asr \
+    runuser -u controller -- "$duplex" say \
         --output /home/controller/hello.wav "hello there" || fail "a controller may not speak"
     [ "$(hear controller $events '"')" = refused ] || fail "a controller may read what is said"
     hear controller $control not-permitted subscribe >/dev/null || fail "it may subscribe"
