@@ -213,7 +213,7 @@ class ClientRecognition:
 
         job = TranscriptionJob(utterance, endpoint, Rank.CLIENT_FINAL, on_transcript, on_failure)
         if not self._early.finish(job) and not self._queue.put(job):
-            job.fail("stopping", "the daemon is stopping")
+            job.fail(*self._queue.refusal())
         self._early.end()
         self._cancellations.append(job.cancellation)
         return text

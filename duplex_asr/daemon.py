@@ -51,10 +51,11 @@ from duplex_asr.service.speech_session import Speech
 from duplex_asr.service.status import ServiceFigures, ServiceStatus, describe_engine, describe_voice
 from duplex_asr.service.supervision import Supervision
 from duplex_asr.service.transcription_queue import TranscriptionQueue
-from duplex_asr.service.watchdog import Pulse
+from duplex_asr.service.watchdog import Pulse, WatchdogConfig
 from duplex_asr.source_recognition import SourceRecognition
 from duplex_asr.speech_loop import SpeechLoop
 from duplex_asr.speech_output import SpeechOutput, SpeechParts
+from duplex_asr.stuck_engine import StuckEngine
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ class Daemon:
         barge_in: BargeInConfig = BargeInConfig(),  # noqa: B008 - frozen
         describe_memory: Callable[[], dict[str, Any]] = dict,
         supervision: Supervision | None = None,
+        decode_budget_ms: int = WatchdogConfig.decode_budget_ms,
     ) -> None:
         self._source = source
         self._new_endpointer = new_endpointer
@@ -114,7 +116,8 @@ class Daemon:
         self.is_open = asyncio.Event()
         self._is_stopping = threading.Event()
         self._queue = TranscriptionQueue(MAX_QUEUED_UTTERANCES)
-        self._speech_loop = SpeechLoop(engine, self._queue, self._know_engine)
+        self._stuck_engine = StuckEngine(self._queue, self._post, decode_budget_ms)
+        self._speech_loop = SpeechLoop(engine, self._queue, self._know_engine, self._stuck_engine)
         self._partial_interval_ms = partial_interval_ms
         self._speculation = SpeculationCounts()
         self._speech_output = SpeechOutput(speech, self._publish) if speech is not None else None
@@ -278,7 +281,7 @@ class Daemon:
         self._publish_state("stopping")
         self._is_stopping.set()
         for job in self._queue.close():
-            job.fail("stopping", "the daemon is stopping")
+            job.fail(*self._queue.refusal())
         if self._speech_output is not None:
             self._speech_output.close()
             await asyncio.sleep(0)  # clients are told what was heard before they are hung up on
@@ -286,6 +289,9 @@ class Daemon:
         self._threads.start("close-source", self._source.close)
         await self._servers.stop_requests()
         await self._threads.join(STOP_THREADS_S, but=("save", "save-session"))
+        self._stuck_engine.cancel()
+        if (stuck := self._queue.unfinished()) is not None:  # the engine did not come back from it
+            stuck.abandon(*self._queue.refusal())
         if self._saver is not None:
             self._saver.close()
         if self._session is not None:

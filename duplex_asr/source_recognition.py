@@ -218,12 +218,7 @@ class SourceRecognition:
             return
         # A recording can wait for the engine; a microphone cannot.
         if not self._queue.put_from_source(job, wait=not self._source.is_live):
-            if self._is_stopping():
-                self._publish_failure(job, "stopping", "the daemon is stopping")
-            else:
-                num_waiting = self._queue.max_source_jobs
-                text = f"{num_waiting} utterances are waiting already: the engine is slow"
-                self._publish_failure(job, "queue-full", text)
+            self._publish_failure(job, *self._queue.refusal())
 
     def _report_overflows(self) -> None:
         lost = self._source.num_overflows - self._num_seen_overflows

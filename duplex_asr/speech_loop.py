@@ -11,6 +11,7 @@ from duplex_asr.loaded_on_demand import LoadedOnDemand
 from duplex_asr.loaded_speech import LoadedSpeech
 from duplex_asr.service.program_info import RecognizerInfo
 from duplex_asr.service.transcription_queue import NoJob, TranscriptionJob, TranscriptionQueue
+from duplex_asr.stuck_engine import StuckEngine
 
 logger = logging.getLogger(__name__)
 
@@ -23,10 +24,12 @@ class SpeechLoop:
         engine: LoadedOnDemand[LoadedSpeech],
         queue: TranscriptionQueue,
         on_loaded: Callable[[RecognizerInfo], None],
+        stuck: StuckEngine,
     ) -> None:
         self._engine = engine
         self._queue = queue
         self._on_loaded = on_loaded
+        self._stuck = stuck
         self._info: RecognizerInfo | None = None
 
     def run(self) -> None:
@@ -70,6 +73,7 @@ class SpeechLoop:
                 self._load()
                 job.begin()  # now: its time is that of the engine, not of loading
             code = "transcription-failed"
+            self._stuck.begun(job)
             speech = self._engine.get()
             job.complete(speech.transcribe(job.utterance, job.cancellation, job.draft))
         except Cancelled:
@@ -82,4 +86,5 @@ class SpeechLoop:
         except Exception as exc:  # the outermost loop of this thread
             logger.exception("transcribing %s failed", job.utterance.id)
             job.fail(code, f"{type(exc).__name__}: {exc}")
+        self._stuck.ended()
         self._queue.finish(job)

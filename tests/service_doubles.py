@@ -205,6 +205,7 @@ class Room:
         service: ServiceConfig = ServiceConfig(),  # noqa: B008 - frozen
         load_speech: Callable[[], LoadedSpeech] | None = None,
         unload_after_s: float = -1,
+        decode_budget_ms: int = 60_000,
         new_endpointer: Callable[[NewId], Endpointer] = new_endpointer,
         saved_utterances: SavedUtterances | None = None,
         session: SessionRecorder | None = None,
@@ -221,6 +222,7 @@ class Room:
             source=self.source,
             new_endpointer=new_endpointer,
             engine=self.engine,
+            decode_budget_ms=decode_budget_ms,
             runtime_dir=self.runtime_dir,
             service=service,
             options=options,

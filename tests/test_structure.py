@@ -49,6 +49,7 @@ JOIN_STAGES = {
     "playback_desk.py",
     "speaker_loop.py",
     "speech_loop.py",
+    "stuck_engine.py",
     "speech_output.py",
     "client_speech.py",
     "config.py",

@@ -87,6 +87,8 @@ class TranscriptionJob:
     def complete(self, transcript: Transcript) -> None:
         """The engine has answered."""
         with self._lock:
+            if self._stage is _Stage.FAILED:  # it was given up meanwhile
+                return
             self._stage = _Stage.DONE
             self.transcript = transcript
             on_transcript, utterance = self.on_transcript, self.utterance
@@ -95,9 +97,19 @@ class TranscriptionJob:
     def fail(self, code: str, text: str) -> None:
         """There will be no answer. Of work that nobody waits for, nobody needs to know."""
         with self._lock:
+            if self._stage is _Stage.FAILED:
+                return
             self._stage = _Stage.FAILED
             on_failure = self.on_failure
         on_failure(self, code, text)
+
+    def abandon(self, code: str, text: str) -> None:
+        """The engine does not come back from it: the same, unless it has answered just now."""
+        self.cancellation.set()
+        with self._lock:
+            if self._stage is _Stage.DONE:
+                return
+        self.fail(code, text)
 
     def become(self, final: TranscriptionJob) -> _Stage:
         """Take over what `final` is for, unless this waits still, failed or was given up on.
@@ -135,6 +147,7 @@ class TranscriptionQueue:
         self._current: TranscriptionJob | None = None
         self._is_closed = False
         self._is_preparing = False
+        self._stuck_in: TranscriptionJob | None = None
         self._expected_by: set[object] = set()
         self._is_announced = False  # since the worker was told last
         self._idle_since_s = time.monotonic()
@@ -173,20 +186,21 @@ class TranscriptionQueue:
         return None if current is None or self._is_preparing else current.started_at
 
     def put_from_source(self, job: TranscriptionJob, wait: bool) -> bool:
-        """Queue a final of the source; False if there is no room (without `wait`) or it is
-        closed."""
+        """Queue a final of the source; False if there is no room (without `wait`), it is closed or
+        the engine is stuck."""
         with self._changed:
             if wait:
-                self._changed.wait_for(lambda: self._is_closed or self._has_room())
-            if self._is_closed or not self._has_room():
+                self._changed.wait_for(lambda: self._refuses_all or self._has_room())
+            if self._refuses_all or not self._has_room():
                 return False
             self._put(job)
             return True
 
     def put(self, job: TranscriptionJob) -> bool:
-        """Queue a client's final or anybody's attempt; False if the queue is closed."""
+        """Queue a client's final or anybody's attempt; False if the queue is closed or the engine
+        is stuck."""
         with self._changed:
-            if self._is_closed:
+            if self._refuses_all:
                 return False
             self._put(job)
             return True
@@ -253,9 +267,42 @@ class TranscriptionQueue:
         """Say that the job from the last `get` is done with, callbacks included."""
         with self._changed:
             assert job is self._current
-            self._current = None
+            self._current = self._stuck_in = None
             self._idle_since_s = time.monotonic()
             self._changed.notify_all()
+
+    def stuck(self, job: TranscriptionJob) -> list[TranscriptionJob]:
+        """The engine does not come back from this job: take no more until it does; returns the
+        finals that wait."""
+        with self._changed:
+            if job is not self._current:
+                return []
+            self._stuck_in = job
+            left = [each for each in self._waiting if each.rank.is_final]
+            self._waiting.clear()
+            self._changed.notify_all()
+            return left
+
+    def refusal(self) -> tuple[str, str]:
+        """The code and the words for a job that was not taken."""
+        stuck_in = self._stuck_in
+        if self._is_closed:
+            return "stopping", "the daemon is stopping"
+        if stuck_in is not None:
+            since_s = time.monotonic() - stuck_in.started_at
+            return (
+                "engine-stuck",
+                f"the engine has been at utterance {stuck_in.utterance.id} for {since_s:.0f} s: "
+                "restart the daemon, unless its watchdog does",
+            )
+        return (
+            "queue-full",
+            f"{self.max_source_jobs} utterances are waiting already: the engine is slow",
+        )
+
+    def unfinished(self) -> TranscriptionJob | None:
+        """The job that the worker is at."""
+        return self._current
 
     def wait_for(self, job: TranscriptionJob) -> None:
         """Wait until the engine is done with a job, or the queue is closed."""
@@ -296,6 +343,10 @@ class TranscriptionQueue:
             current.cancellation.set()
         self._waiting.append(job)
         self._changed.notify_all()
+
+    @property
+    def _refuses_all(self) -> bool:
+        return self._is_closed or self._stuck_in is not None
 
     def _has_room(self) -> bool:
         finals = [each for each in self._waiting if each.rank is Rank.SOURCE_FINAL]
