@@ -47,6 +47,15 @@ def load_speech(config, engine_folder):
         loaded = type(loaded)(loaded.info, transcribe, loaded.close)
     return loaded
 serve.load_speech = load_speech
+def hang(what):
+    print(what, flush=True)
+    time.sleep(60)
+if mode == "voice loads for ever":
+    serve.load_voice = lambda config: hang("loading the voice")
+if mode == "speaker opens for ever":
+    serve.Speaker = lambda name, rate, is_again: type("Opening", (), {
+        "name": name, "rate": rate, "num_underruns": 0, "open": lambda self: hang("opening"),
+        "kill": lambda self: None, "dispose": lambda self: None})()
 serve.read_manifest = lambda folder: None
 serve.memory_needs = lambda config, manifest: []
 serve.new_endpointer = lambda config, new_id: new_endpointer(new_id)
@@ -150,6 +159,24 @@ def test_a_signal_ends_it_even_while_native_code_runs(
         assert process.stdout is not None
         assert process.stdout.readline()
         took = stop(process, signal.SIGTERM)
+    assert process.returncode == 0
+    assert took < 5
+
+
+@pytest.mark.parametrize("mode", ["voice loads for ever", "speaker opens for ever"])
+def test_a_signal_ends_it_while_the_voice_is_loaded_or_the_speaker_is_opened(
+    folder: Path, recording: Path, mode: str
+) -> None:
+    with start(folder, f"file:{recording}", mode) as process:
+        wait_for_log(process, "sockets are in")
+        assert process.stdout is not None
+        with socket.socket(socket.AF_UNIX) as client:
+            if mode == "speaker opens for ever":
+                client.connect(str(folder / "control.sock"))
+                client.sendall(b'{"type": "synthesize", "data": {"text": "Hi.", "play": true}}\n')
+                assert b"playback-queued" in client.recv(4096)
+            assert process.stdout.readline()
+            took = stop(process, signal.SIGTERM)
     assert process.returncode == 0
     assert took < 5
 
