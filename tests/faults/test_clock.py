@@ -67,7 +67,7 @@ def test_a_clock_that_is_set_back_and_forth_changes_nothing(tmp_path: Path) -> N
             _, pieces = control.synthesize("Hello.")
             assert sum(map(len, pieces)) > 1000
             status = control.status()
-            assert 0 < status["uptime_ms"] < 100_000 and status["errors"] == {}
+            assert 0 < status["uptime_ms"] < 100_000 and status["errors"].keys() <= {"source-lost"}
         assert max(years) - min(years) in (29, 30, 31)  # so that the daemon saw them, too
         while status["engine"]["state"] != "unloaded":  # else the test's own limit ends it
             status = control.status()
