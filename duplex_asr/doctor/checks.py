@@ -19,23 +19,27 @@ GATHER_DEADLINE_S = 30.0
 
 @dataclass(frozen=True)
 class Check:
-    """look: gives no finding at all where it is of no interest on this machine."""
+    """look: gives no finding at all where it is of no interest on this machine.
+
+    needs_config: it says nothing of use while the configuration cannot be read.
+    """
 
     name: str
     look: Callable[[Examination], Iterable[Finding]]
     deadline_s: float = 15.0
+    needs_config: bool = True
 
 
 CHECKS = (
-    Check("configuration", service.check_configuration),
-    Check("service", service.check_units, 45.0),
-    Check("daemon", service.check_daemon),
-    Check("sockets", service.check_sockets),
-    Check("board", machine.check_board),
-    Check("power mode", machine.check_power_mode),
-    Check("clocks", machine.check_clocks),
+    Check("configuration", service.check_configuration, needs_config=False),
+    Check("service", service.check_units, 45.0, needs_config=False),
+    Check("daemon", service.check_daemon, needs_config=False),
+    Check("sockets", service.check_sockets, needs_config=False),
+    Check("board", machine.check_board, needs_config=False),
+    Check("power mode", machine.check_power_mode, needs_config=False),
+    Check("clocks", machine.check_clocks, needs_config=False),
     Check("memory", machine.check_memory),
-    Check("swap", machine.check_swap),
+    Check("swap", machine.check_swap, needs_config=False),
     Check("disk", machine.check_disk),
     Check("GPU access", permissions.check_gpu_nodes),
     Check("sound access", permissions.check_sound_nodes),
@@ -69,6 +73,8 @@ class Examiner:
                 yield self._missed("doctor", GATHER_DEADLINE_S)
                 return
             for check in self._checks:
+                if check.needs_config and examination.config_problem:
+                    continue
                 try:
                     yield from executor.submit(look, check, examination).result(check.deadline_s)
                 except DeadlineMissed:

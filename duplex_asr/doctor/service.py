@@ -15,7 +15,7 @@ from duplex_asr.service.listening import check_service
 from duplex_asr.service.runtime_dir import CONTROL_SOCKET, EVENTS_SOCKET
 
 UNITS = ("duplex-asr.service", "duplex-asr-control.socket", "duplex-asr-events.socket")
-PROPERTIES = "Id,LoadState,ActiveState,SubState,Result,NRestarts,StatusText"
+PROPERTIES = "Id,LoadState,ActiveState,SubState,Result,NRestarts,StatusText,UnitFileState"
 MANY_RESTARTS = 3
 ACCEPTS_CONNECTIONS = 1 << 16  # __SO_ACCEPTCON of the kernel, in /proc/net/unix
 WHY_CONFIGURATION = "the daemon ends with exit code 2, and systemd does not start it again"
@@ -37,7 +37,7 @@ def check_configuration(exam: Examination) -> Iterator[Finding]:
     if problem:
         yield Finding(
             "configuration", "failed",
-            f"{problem}; what follows is about the default configuration"
+            f"{problem}; what depends on it was not looked at"
             if exam.config_problem else problem,
             WHY_CONFIGURATION,
             f"duplex-asr check-config {exam.config_path}".rstrip() + "  # after you have mended it",
@@ -64,20 +64,27 @@ def units(host: Host, *scope: str) -> dict[str, dict[str, str]]:
 def check_units(exam: Examination) -> Iterator[Finding]:
     """Units of the system and of the user, where they are installed."""
     host = exam.host
-    found_any = False
-    for scope in ((), ("--user",)):
-        found = units(host, *scope)
-        found_any |= bool(found)
+    for scope in ("", "--user"):
+        found = units(host, *scope.split())
         for name, properties in found.items():
-            yield _judge_unit(name, properties, " ".join(scope))
-    if found_any and units(host, "--user") and not host.caller.is_system:
-        name = host.caller.name
-        if not host.exists(f"/var/lib/systemd/linger/{name}"):
+            yield _judge_unit(name, properties, scope)
+        if found and not any(starts_at_boot(each) for each in found.values()):
+            systemctl = "systemctl --user" if scope else "sudo systemctl"
             yield Finding(
-                "service", "warning", f"{name} does not linger",
-                "units of a user start when that user logs in, and end with the last session",
-                f"sudo loginctl enable-linger {name}",
+                "service", "warning", "none of its units is enabled", "nothing starts it at boot",
+                f"{systemctl} enable --now duplex-asr.service",
             )  # fmt: skip
+        if found and scope and not host.exists(f"/var/lib/systemd/linger/{host.caller.name}"):
+            yield Finding(
+                "service", "warning", f"{host.caller.name} does not linger",
+                "units of a user start when that user logs in, and end with the last session",
+                f"sudo loginctl enable-linger {host.caller.name}",
+            )  # fmt: skip
+
+
+def starts_at_boot(properties: dict[str, str]) -> bool:
+    """Whether a unit is enabled, or linked in by another one."""
+    return properties.get("UnitFileState", "").startswith(("enabled", "linked"))
 
 
 def _judge_unit(name: str, properties: dict[str, str], scope: str) -> Finding:
@@ -112,9 +119,17 @@ def check_daemon(exam: Examination) -> Iterator[Finding]:
         return
     where = f"pid {daemon.pid}, {exam.person.name}, sockets in {daemon.folder}"
     status = daemon.status
+    if status is None and "not permitted" in daemon.problem:
+        node = exam.host.node(f"{daemon.folder}/{CONTROL_SOCKET}")
+        group = exam.host.group_name(node.gid) if node is not None else "GROUP"
+        yield Finding(
+            "daemon", "not-checked", f"{where}; {daemon.problem}", WHY_DAEMON,
+            f"sudo usermod -aG {group} {exam.host.caller.name}  # or: sudo duplex-asr doctor",
+        )  # fmt: skip
+        return
     if status is None:
         yield Finding(
-            "daemon", "not-checked" if "not permitted" in daemon.problem else "failed",
+            "daemon", "failed",
             f"{where}; it does not tell its status: {daemon.problem}", WHY_DAEMON,
             f"sudo journalctl _PID={daemon.pid} -n 30; {restart(exam)}",
         )  # fmt: skip

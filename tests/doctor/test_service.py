@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from duplex_asr.config import Config
@@ -19,7 +21,8 @@ UNIX = """Num       RefCount Protocol Flags    Type St Inode Path
 
 def unit(name: str, **properties: object) -> str:
     usual = {"Id": name, "LoadState": "loaded", "ActiveState": "active", "SubState": "running",
-             "Result": "success", "NRestarts": 0, "StatusText": ""}  # fmt: skip
+             "Result": "success", "NRestarts": 0, "StatusText": "",
+             "UnitFileState": "enabled"}  # fmt: skip
     return "".join(f"{key}={value}\n" for key, value in (usual | properties).items())
 
 
@@ -63,6 +66,15 @@ def test_a_unit_is_judged_by_what_systemd_says_of_it(
         assert found.fix == "sudo journalctl -u duplex-asr.service -b -n 30"
 
 
+def test_units_that_are_installed_and_not_enabled_are_a_warning(jetson: Machine) -> None:
+    service_unit = unit("duplex-asr.service", UnitFileState="disabled", ActiveState="inactive")
+    socket = unit("duplex-asr-control.socket", UnitFileState="disabled", ActiveState="inactive")
+    jetson.answer("systemctl show", service_unit + "\n" + socket)
+    *_, found = service.check_units(jetson.examine("nano"))
+    assert (found.level, found.what) == ("warning", "none of its units is enabled")
+    assert found.fix == "sudo systemctl enable --now duplex-asr.service"
+
+
 def test_a_unit_of_a_user_who_does_not_linger_is_a_warning(pc: Machine) -> None:
     pc.answer("systemctl --user show", unit("duplex-asr.service"))
     found, lingering = service.check_units(pc.examine("alice"))
@@ -95,6 +107,13 @@ def test_a_daemon_that_is_not_asked_or_does_not_run_is_told_apart(jetson: Machin
     jetson.daemon(FOLDER, 811, "duplex-asr", None)
     (found,) = service.check_daemon(jetson.examine("nano"))
     assert found.level == "not-checked" and "not permitted" in found.what
+    assert found.fix.startswith("sudo usermod -aG GROUP nano")
+    jetson.statuses.clear()
+    exam = jetson.examine("nano")
+    assert exam.daemon is not None
+    stuck = replace(exam.daemon, problem="the daemon does not answer")
+    (found,) = service.check_daemon(replace(exam, daemon=stuck))
+    assert found.level == "failed" and "kill 811; duplex-asr serve" in found.fix
     (jetson.root / "proc/811/status").unlink()
     (found,) = service.check_daemon(jetson.examine("nano"))
     assert (found.level, found.what) == ("ok", "none runs")
