@@ -26,7 +26,7 @@ def check_config(options: argparse.Namespace) -> int:
     from duplex_asr.asr.tokenizer import Tokenizer, read_ranks
     from duplex_asr.audio.sources import check_source
     from duplex_asr.config import load_config
-    from duplex_asr.memory_ledger import MemoryLedger, memory_needs
+    from duplex_asr.memory_ledger import MemoryLedger, memory_needs, parts_in_turn
     from duplex_asr.service.listening import check_service
     from duplex_asr.tts.voices import load_voice
 
@@ -40,7 +40,8 @@ def check_config(options: argparse.Namespace) -> int:
     if manifest.backend == "cuda":
         CudaLibrary(find_library(config.cuda.library, folder))
     if config.service.memory_budget_mb:
-        MemoryLedger(memory_needs(config, manifest), config.service.memory_budget_mb).check()
+        needs, in_turn = memory_needs(config, manifest), parts_in_turn(config)
+        MemoryLedger(needs, config.service.memory_budget_mb, in_turn=in_turn).check()
     dimensions = manifest.dimensions
     ranks = read_ranks(folder / TOKENIZER_NAME)
     tokenizer = Tokenizer(ranks, dimensions.n_vocab, dimensions.is_multilingual)

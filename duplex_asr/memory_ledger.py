@@ -6,9 +6,10 @@ while a part was loaded. Memory of a GPU that has its own is neither counted nor
 
 from __future__ import annotations
 
+import math
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ ESPEAK_MB, NEURAL_VOICE_MB = (
 ECHO_CANCELLER_MB = 25.0
 CUDA_CONTEXT_MB = 200.0  # not measured on a board
 BYTES_OF = {"fp32": 4.0, "int8": 1.3, "fp16": 2.0, "int4": 0.6}  # a weight, with its scales
+PARTS_ON_DEMAND = ("speech engine", "voice")
+TURN_PATIENCE_S = 10.0  # for the other part to be unloaded: a sentence, or an utterance
 MAX_AUDIOS = 2  # of an onnx engine: one that is decoded, one that is encoded
 ENCODER_LAYERS_HELD = 2  # intermediate results that are there at once
 GPU_ENCODER_ROWS = 20  # halves a position of the encoder, in widths of the model
@@ -101,10 +104,18 @@ def _voice_need(config: Config) -> MemoryNeed:
     return MemoryNeed("voice", size_mb + NEURAL_VOICE_MB, 'voice.engine = "espeak"')
 
 
+def parts_in_turn(config: Config) -> tuple[str, ...]:
+    """Parts that are unloaded as soon as their work is done, so that room for one is enough."""
+    if config.engine.unload_after_s == config.voice.unload_after_s == 0:
+        return PARTS_ON_DEMAND
+    return ()
+
+
 class MemoryLedger:
     """What is needed, what may be used, and what the parts took when they were loaded.
 
-    budget_mb: of the whole process; 0: what the machine has free.
+    budget_mb: of the whole process; 0: what the machine has free. in_turn: parts that wait for each
+    other's unloading where there is no room for all of them.
     """
 
     def __init__(
@@ -113,8 +124,10 @@ class MemoryLedger:
         budget_mb: int,
         resident: Callable[[], float] | None = None,
         available: Callable[[], float | None] | None = None,
+        in_turn: Sequence[str] = (),
     ) -> None:
         self._needs = needs
+        self._in_turn = in_turn
         self._budget_mb = budget_mb
         self._resident = resident or resident_mb
         self._available = available or available_mb
@@ -137,17 +150,29 @@ class MemoryLedger:
             if available is None:
                 return
             limit_mb, source = available + self._resident(), "free on this machine"
-        if self.needs_mb <= limit_mb:
+        needs_mb = self._most_mb(self._in_turn)
+        if needs_mb <= limit_mb:
             return
         rows = [
             f"  {each.part:28}{each.mb:7.0f} MB"
             + (f"   lower it with {each.how_to_lower}" if each.how_to_lower else "")
             for each in self._needs
         ]
+        in_turn_mb = self._most_mb(PARTS_ON_DEMAND)
+        if in_turn_mb <= limit_mb:
+            rows.append(
+                f"  speech engine and voice in turn{in_turn_mb:6.0f} MB   would fit, each text and "
+                "utterance later: engine.unload_after_s = 0 and voice.unload_after_s = 0"
+            )
         raise NotEnoughMemoryError(
-            f"not enough memory: {self.needs_mb:.0f} MB are needed and {limit_mb:.0f} MB may be "
+            f"not enough memory: {needs_mb:.0f} MB are needed and {limit_mb:.0f} MB may be "
             f"used ({source}); lower what is needed or allow more\n" + "\n".join(rows)
         )
+
+    def _most_mb(self, in_turn: Sequence[str]) -> float:
+        """What is needed at once if only one of these parts is loaded at a time."""
+        waiting = sorted(self.need_mb(part) for part in in_turn)[:-1]
+        return self.needs_mb - sum(waiting)
 
     def need_mb(self, part: str) -> float:
         """Of all that a part is made of."""
@@ -200,18 +225,27 @@ class MemoryLedger:
         )
 
     def _check_room(self, part: str) -> None:
-        """Raise NotEnoughMemoryError if there is no room any more for what was loaded before."""
-        if part not in self._measured_mb:
+        """Raise NotEnoughMemoryError if there is no room any more for what was loaded before, or
+        for what is loaded in turn; that waits for the others."""
+        if part not in self._measured_mb and part not in self._in_turn:
             return
         # What it gave back is more than loading it took: it has its work space since it was used.
-        need_mb = max(self._measured_mb[part], self._freed_mb.get(part, 0.0))
-        available_mb = self._available()
-        free_mb = self._budget_mb - self._resident() if self._budget_mb else available_mb
-        if free_mb is not None and need_mb > free_mb:
-            raise NotEnoughMemoryError(
-                f"the {part} cannot be loaded again: it took {need_mb:.0f} MB and {free_mb:.0f} MB "
-                "are free; end other programs, or keep it loaded with unload_after_s = -1"
-            )
+        measured = (self._measured_mb.get(part), self._freed_mb.get(part))
+        need_mb = max((each for each in measured if each is not None), default=self.need_mb(part))
+        patience_s = TURN_PATIENCE_S if part in self._in_turn else 0
+        with self._changed:
+            if self._changed.wait_for(lambda: need_mb <= self._free_mb(), patience_s):
+                return
+        raise NotEnoughMemoryError(
+            f"the {part} cannot be loaded: it takes {need_mb:.0f} MB and {self._free_mb():.0f} MB "
+            "are free; end other programs, or lower what the table of `check-config` names"
+        )
+
+    def _free_mb(self) -> float:
+        if self._budget_mb:
+            return self._budget_mb - self._resident()
+        available = self._available()
+        return math.inf if available is None else available
 
     @contextmanager
     def unloading(self, part: str) -> Iterator[None]:
@@ -219,7 +253,9 @@ class MemoryLedger:
         before = self._resident()
         yield
         trim_freed_memory()
-        self._freed_mb[part] = round(before - self._resident(), 1)
+        with self._changed:
+            self._freed_mb[part] = round(before - self._resident(), 1)
+            self._changed.notify_all()
 
     def describe(self) -> dict[str, Any]:
         """The section `memory` of the status."""

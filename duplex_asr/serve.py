@@ -32,7 +32,7 @@ from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.hearing.vad import load_detector
 from duplex_asr.loaded_on_demand import LoadedOnDemand
 from duplex_asr.loaded_speech import LoadedSpeech
-from duplex_asr.memory_ledger import MemoryLedger, memory_needs
+from duplex_asr.memory_ledger import MemoryLedger, memory_needs, parts_in_turn
 from duplex_asr.reloading import LoadConfig, Reloading
 from duplex_asr.service.notify import take_notifier, take_watchdog_s
 from duplex_asr.service.program_info import RecognizerInfo
@@ -72,7 +72,7 @@ def serve(
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     engine_folder = find_engine(config.engine.path)
     needs = memory_needs(config, read_manifest(engine_folder))
-    ledger = MemoryLedger(needs, config.service.memory_budget_mb)
+    ledger = MemoryLedger(needs, config.service.memory_budget_mb, in_turn=parts_in_turn(config))
     ledger.check()
     folder = find_runtime_dir(config.service.runtime_dir)
     with RuntimeDir(folder, config.service.socket_mode) as runtime_dir:

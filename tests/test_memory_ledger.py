@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from duplex_asr.asr.manifest import Manifest, read_manifest
 from duplex_asr.client import Control, EventStream, State
 from duplex_asr.config import Config
 from duplex_asr.errors import NotEnoughMemoryError
-from duplex_asr.memory_ledger import MemoryLedger, MemoryNeed, memory_needs
+from duplex_asr.memory_ledger import MemoryLedger, MemoryNeed, memory_needs, parts_in_turn
 from duplex_asr.tts.voices import VoiceConfig
 from tests.daemon_process import DEMO, DUPLEX_ASR, running_daemon
 
@@ -42,10 +43,79 @@ def test_what_does_not_fit_is_refused_in_a_table_that_says_what_to_lower() -> No
         MemoryLedger(NEEDS, budget_mb=600).check()
     head, *rows = str(refusal.value).splitlines()
     assert "600 MB are needed and 600 MB may be used (service.memory_budget_mb)" in head
-    assert [row.split("  ")[1].strip() for row in rows] == [each.part for each in NEEDS]
+    assert [row.split("  ")[1].strip() for row in rows[:3]] == [each.part for each in NEEDS]
+    assert rows[3].startswith("  speech engine and voice in turn   400 MB   would fit")
+    assert "engine.unload_after_s = 0 and voice.unload_after_s = 0" in rows[3]
     assert "300 MB   lower it with a smaller model" in rows[1]
     assert rows[0].endswith("100 MB")
     MemoryLedger(NEEDS, budget_mb=601).check()
+
+
+def test_what_takes_turns_needs_room_for_the_larger_one() -> None:
+    both = ("speech engine", "voice")
+    MemoryLedger(NEEDS, budget_mb=401, in_turn=both).check()
+    with pytest.raises(NotEnoughMemoryError) as refusal:
+        MemoryLedger(NEEDS, budget_mb=400, in_turn=both).check()
+    assert "400 MB are needed and 400 MB may be used" in str(refusal.value)
+    assert "in turn" not in str(refusal.value)
+    config = Config()
+    sleepy = replace(config, engine=replace(config.engine, unload_after_s=0))
+    assert parts_in_turn(config) == parts_in_turn(sleepy) == ()
+    sleepy = replace(sleepy, voice=replace(config.voice, unload_after_s=0))
+    assert parts_in_turn(sleepy) == both
+
+
+def test_a_part_waits_until_another_one_has_made_room() -> None:
+    resident = [100.0]
+    ledger = MemoryLedger(
+        NEEDS, 450, lambda: resident[0], lambda: 1000.0, ("speech engine", "voice")
+    )
+
+    def growing_by(amount_mb: float) -> Callable[[], str]:
+        def load() -> str:
+            resident[0] += amount_mb
+            return "loaded"
+
+        return load
+
+    load_engine = ledger.measured("speech engine", growing_by(300))
+    load_voice = ledger.measured("voice", growing_by(200))
+    assert load_engine() == "loaded"
+    second = threading.Thread(target=load_voice)
+    second.start()
+    assert resident == [400.0] and second.is_alive()  # it has no room yet
+    with ledger.unloading("speech engine"):
+        resident[0] -= 300
+    second.join(10)
+    assert resident == [300.0]
+    assert ledger.describe()["freed_mb"] == {"speech engine": 300.0}
+
+
+def test_what_was_unloaded_is_refused_where_others_have_taken_its_room() -> None:
+    available = [1000.0]
+    ledger = MemoryLedger(NEEDS, 0, lambda: 50.0, lambda: available[0])
+    load = ledger.measured("voice", lambda: "voice")
+    assert load() == "voice"
+    ledger._freed_mb["voice"] = 180.0
+    available[0] = 170.0
+    with pytest.raises(NotEnoughMemoryError, match=r"the voice cannot .* 180 MB and 170 MB are fr"):
+        load()
+    available[0] = 190.0
+    assert load() == "voice"
+
+
+def test_what_needs_most_is_loaded_first() -> None:
+    order: list[str] = []
+    ledger = MemoryLedger(NEEDS, 0, lambda: 50.0, lambda: 1000.0)
+    load_voice = ledger.measured("voice", lambda: order.append("voice"))
+    load_engine = ledger.measured("speech engine", lambda: order.append("engine"))
+    early = threading.Thread(target=load_voice)
+    early.start()
+    load_engine()
+    early.join(10)
+    assert order == ["engine", "voice"]
+    load_voice()  # later on nobody waits
+    assert order == ["engine", "voice", "voice"]
 
 
 def test_without_a_budget_what_is_free_counts_beside_what_is_used_already() -> None:
