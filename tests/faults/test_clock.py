@@ -41,9 +41,6 @@ def test_nothing_asks_for_the_time_of_day() -> None:
 
 
 @pytest.mark.skipif(LIBRARY is None, reason="needs libfaketime to set the clock of one process")
-@pytest.mark.skipif(
-    sys.version_info < (3, 11), reason="Python 3.10 waits by the time of day (docs/architecture.md)"
-)
 def test_a_clock_that_is_set_back_and_forth_changes_nothing(tmp_path: Path) -> None:
     run, clock, config = tmp_path / "run", tmp_path / "clock", tmp_path / "sleepy.toml"
     pcm, rate = soundfile.read(DEMO / "demo.flac", dtype="int16", frames=3 * 16_000)
@@ -59,7 +56,7 @@ def test_a_clock_that_is_set_back_and_forth_changes_nothing(tmp_path: Path) -> N
         Control(run / "control.sock", timeout_s=20) as control,
     ):
         years = set()
-        for offset in ("+0", "+10y", "-10y", "+1h", "-20y"):
+        for offset in ("+0", "+10y", "-20y"):
             set_clock(clock, offset)
             command = [sys.executable, "-c", "import time; print(time.gmtime().tm_year)"]
             years.add(int(subprocess.check_output(command, env=env)))
