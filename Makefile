@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 CONSTRAINT ?=
 PIP = $(BIN)/python -m pip install -q --disable-pip-version-check $(if $(CONSTRAINT),-c $(CONSTRAINT))
 
-.PHONY: demo test reference lint clean
+.PHONY: demo test reference systemd lint clean
 
 # The real daemon hears a bundled recording; its transcripts arrive over the socket.
 demo: $(VENV)/.base
@@ -20,6 +20,10 @@ test: $(VENV)/.dev
 # package needs numpy 2, which the oldest versions that are tested do not have.
 reference: $(VENV)/.reference
 	$(BIN)/python -m pytest -m reference $(PYTEST_ARGS)
+
+# The units in a booted container, with the sound of a user's PulseAudio; needs root.
+systemd:
+	tests/systemd/run.sh
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -122,7 +122,9 @@ def serve(
 async def _run(daemon: Daemon, signals: StopSignals, reloading: Reloading) -> None:
     loop = asyncio.get_running_loop()
     signals.notify(lambda: _request_stop(loop, daemon))
-    if not sys.stdin or not sys.stdin.isatty():  # a terminal that is closed is to end the daemon
+    if sys.stdin and sys.stdin.isatty():  # it says that the terminal was closed
+        loop.add_signal_handler(signal.SIGHUP, daemon.request_stop)
+    else:
         loop.add_signal_handler(
             signal.SIGHUP, reloading.reload, lambda config: _reconfigure(daemon, config)
         )

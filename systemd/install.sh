@@ -152,6 +152,17 @@ check_machine() {
     fi
 }
 
+# pip leaves files in the folder that it builds, and a checkout need not belong to who installs.
+copy_checkout() {
+    [ "$package" = "$repository" ] || return 0
+    package=/tmp/duplex-asr-source
+    if [ "$dry_run" = no ]; then
+        package=$(mktemp -d)
+        trap 'rm -rf "$package"' EXIT
+    fi
+    run cp -r "$repository"/{duplex_asr,setup.cfg,pyproject.toml,README.md,LICENSE} "$package"
+}
+
 make_environment() {
     if [ -n "$venv" ] && [ -x "$used_venv/bin/duplex-asr" ]; then
         said unchanged "$used_venv, which has duplex-asr"
@@ -161,6 +172,7 @@ make_environment() {
         run "$python" -m venv "$used_venv"
         [ "$dry_run" = yes ] || said made "$used_venv"
     fi
+    copy_checkout
     # Dependencies as they are needed; duplex-asr itself anew, whose version may not have changed.
     run "$used_venv/bin/python" -m pip install --quiet --disable-pip-version-check "$package"
     run "$used_venv/bin/python" -m pip install --quiet --disable-pip-version-check \

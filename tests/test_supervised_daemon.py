@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pty
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,3 +123,17 @@ def test_a_reload_changes_what_it_can_and_keeps_clients_connected(
         assert states[-1] == "stopping"  # the reader of before the reloads saw the end
         assert process.wait(timeout=20) == 0
     assert any(each.startswith("STOPPING=1") for each in manager.heard())
+
+
+def test_a_terminal_that_is_closed_stops_the_daemon(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    try:
+        with running_daemon(
+            tmp_path / "run", "--source", "stdin:?rate=16000", stdin=theirs
+        ) as process:
+            process.send_signal(signal.SIGHUP)
+            assert process.wait(timeout=20) == 0
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert not (tmp_path / "run").exists()

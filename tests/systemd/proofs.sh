@@ -121,6 +121,23 @@ is_ready_only_when_it_listens() {
     property StatusText
 }
 
+has_time_to_load() {
+    mkdir -p /opt/slow
+    cat >/opt/slow/sitecustomize.py <<'END'
+import time
+import duplex_asr.asr.engines as module
+load = module.load_engine
+module.load_engine = lambda *given: (time.sleep(6), load(*given))[1]
+END
+    drop_in slow <<<$'[Service]\nTimeoutStartSec=3\nEnvironment=PYTHONPATH=/opt/slow'
+    local begun=$SECONDS
+    systemctl restart "$unit" || fail "it was not waited for"
+    [ $((SECONDS - begun)) -ge 5 ] || fail "it was ready after $((SECONDS - begun)) s"
+    remove_drop_ins
+    systemctl restart "$unit"
+    echo "6 s, where 3 are given"
+}
+
 runs_confined() {
     local pid field
     pid=$(property MainPID)
@@ -254,22 +271,66 @@ leaves_nothing() {
     [ "$(property Result)" = success ] || fail "it ended with $(property Result)"
 }
 
-runs_for_a_user() {
-    local home uid user
-    useradd --create-home dora
-    home=$(getent passwd dora | cut -d: -f6) uid=$(id -u dora)
+# A user whose PulseAudio has a room, in which recordings are played, and a microphone that hears it.
+makes_a_user_with_sound() {
+    useradd --create-home --uid 2000 dora || exit 1
+    mkdir -p /home/dora/.config/{pulse,duplex-asr}
+    cat >/home/dora/.config/pulse/default.pa <<'END'
+load-module module-native-protocol-unix
+load-module module-null-sink sink_name=room rate=48000 channels=1 norewinds=1
+load-module module-remap-source source_name=microphone master=room.monitor
+set-default-source microphone
+END
+    printf 'pcm.!default { type pulse }\nctl.!default { type pulse }\n' >/home/dora/.asoundrc
+    printf '[engine]\npath = "/opt/duplex-asr/engines/demo"\n' >/home/dora/.config/duplex-asr/config.toml
+    chown -R dora: /home/dora
     loginctl enable-linger dora || { echo "no lingering in this container"; exit 77; }
-    user=(runuser -u dora -- env "XDG_RUNTIME_DIR=/run/user/$uid" "HOME=$home")
-    systemctl start "user@$uid.service" || { echo "no manager for users in this container"; exit 77; }
-    "${user[@]}" /repository/systemd/install.sh --user --venv /opt/duplex-asr >/results/install-user 2>&1 ||
+    systemctl start user@2000.service || { echo "no manager for users in this container"; exit 77; }
+    if has_sound; then
+        as_dora systemctl --user start pulseaudio.service || exit 1
+        as_dora pactl info | sed -n 's/^Default Source: //p'
+    else
+        cp $config /home/dora/.config/duplex-asr/config.toml
+        echo "without sound, it hears a file below"
+    fi
+}
+
+has_sound() { command -v pulseaudio >/dev/null; }
+
+as_dora() { runuser -u dora -- env XDG_RUNTIME_DIR=/run/user/2000 HOME=/home/dora "$@"; }
+
+dora_hears() { as_dora python3 /repository/tests/systemd/hear.py /run/user/2000/duplex-asr/events.sock "$1"; }
+
+runs_for_a_user() {
+    local playing=
+    as_dora /repository/systemd/install.sh --user --venv /opt/duplex-asr >/results/install-user 2>&1 ||
         fail "see install-user"
-    mkdir -p "$home/.config/duplex-asr"
-    cp $config "$home/.config/duplex-asr/config.toml"
-    "${user[@]}" systemctl --user start duplex-asr.service || fail "it does not start"
-    runuser -u dora -- python3 /repository/tests/systemd/hear.py "/run/user/$uid/duplex-asr/events.sock" \
-        '"text": "computer"' || exit 1
-    "${user[@]}" /repository/systemd/install.sh --user --uninstall >>/results/install-user 2>&1
-    [ ! -e "/run/user/$uid/duplex-asr/events.sock" ] || fail "its socket is left"
+    as_dora systemctl --user start duplex-asr.service || fail "it does not start"
+    if has_sound; then
+        dora_hears '"listening"' >/dev/null || exit 1
+        as_dora paplay --device=room /opt/duplex-asr/demo.flac &
+        playing=$!
+    fi
+    dora_hears '"text": "three one four one five"' || exit 1
+    if [ -n "$playing" ]; then kill "$playing"; fi
+}
+
+outlives_the_sound_server() {
+    local pid
+    has_sound || { echo "run without sound"; exit 77; }
+    pid=$(as_dora systemctl --user show -P MainPID duplex-asr.service)
+    dora_hears '"state": "lost"' >/tmp/lost &
+    local lost=$!
+    as_dora systemctl --user kill --signal=KILL pulseaudio.service
+    wait "$lost" || fail "$(cat /tmp/lost)"
+    as_dora systemctl --user start pulseaudio.service
+    dora_hears '"state": "listening"' || exit 1
+    [ "$(as_dora systemctl --user show -P MainPID duplex-asr.service)" = "$pid" ] || fail "it was restarted"
+}
+
+uninstalls_for_a_user() {
+    as_dora /repository/systemd/install.sh --user --uninstall >>/results/install-user 2>&1
+    ! ls -d /run/user/2000/duplex-asr/* /home/dora/.config/systemd/user/duplex-asr* 2>/dev/null || exit 1
 }
 
 uninstalls() {
@@ -287,6 +348,7 @@ prove "the first connection starts it" starts_on_the_first_connection
 prove "transcripts of a file come on both sockets" gives_transcripts_on_both_sockets
 prove "its status is in words" says_what_it_does
 prove "start waits until it is ready" is_ready_only_when_it_listens
+prove "a cold engine gets the time that it asks for" has_time_to_load
 prove "it runs without privileges, network and a writable system" runs_confined
 prove "kill -9: it listens again within 5 s" listens_again_after_kill_9
 prove "the watchdog ends a daemon that does nothing" is_watched
@@ -297,7 +359,10 @@ prove "a listener reads and cannot speak" lets_listeners_read_only
 prove "a controller speaks and cannot read" lets_controllers_speak_only
 prove "a reload keeps clients, a bad one the old configuration" keeps_clients_over_a_reload
 prove "stop leaves no process and no file" leaves_nothing
-prove "a user's own service with lingering" runs_for_a_user
+prove "a user has a manager without logging in" makes_a_user_with_sound
+prove "a user's own service hears" runs_for_a_user
+prove "it outlives the sound server, without a restart" outlives_the_sound_server
+prove "a user's uninstall leaves nothing but the configuration" uninstalls_for_a_user
 prove "uninstall leaves the configuration only" uninstalls
 journalctl -o short-precise >/results/journal 2>/dev/null
 [ "$failures" = 0 ]

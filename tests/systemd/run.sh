@@ -9,14 +9,17 @@ limit_s=600
 suite=bookworm
 suite_python=3.11
 packages=systemd,systemd-sysv,dbus,libpam-systemd,python3,python3-venv,libportaudio2,socat,procps
+sound=-sound  # also the name of the system that has it
 
 usage() {
     cat <<END
-usage: tests/systemd/run.sh [--help]
+usage: tests/systemd/run.sh [--no-sound] [--help]
 
 Needs root, debootstrap and systemd-nspawn (Debian: debootstrap systemd-container). The system and the
 wheels are kept in \$DUPLEX_ASR_SYSTEMD_CACHE [$cache];
 what a run changes is thrown away. Packages come from where apt and pip of this machine get theirs.
+With --no-sound the system is smaller, and the service of a user hears a recording instead of that
+user's PulseAudio.
 Prints one line per proof: ok, FAILED or skipped, with the reason.
 
 exit codes: 0 all proven, 1 a proof failed, 2 wrong option, 77 skipped as a whole, with the reason
@@ -35,8 +38,9 @@ check_machine() {
 }
 
 make_base() {
-    base=$cache/$suite
-    [ ! -e "$base/.made-of-$packages" ] || return 0
+    base=$cache/$suite$sound
+    [ -z "$sound" ] || packages+=,pulseaudio,pulseaudio-utils,libasound2-plugins
+    [ "$(cat "$base/.made-of" 2>/dev/null)" != "$packages" ] || return 0
     echo "making a $suite in $base (once) ..."
     local mirror proxy
     # shellcheck disable=SC2016 # apt-get replaces it
@@ -47,7 +51,7 @@ make_base() {
     http_proxy=${proxy:-${http_proxy:-}} debootstrap --variant=minbase --include="$packages" \
         "$suite" "$base" "${mirror:-http://deb.debian.org/debian}" >"$cache/debootstrap.log" 2>&1 ||
         skip "debootstrap failed, see $cache/debootstrap.log"
-    touch "$base/.made-of-$packages"
+    echo "$packages" >"$base/.made-of"
 }
 
 # All wheels that the package needs, for the container's Python, and its own.
@@ -134,6 +138,7 @@ boot() {
 main() {
     case ${1:-} in
         '') ;;
+        --no-sound) sound= ;;
         --help | -h) usage; exit 0 ;;
         *) echo "tests/systemd/run.sh: unknown option $1, see --help" >&2; exit 2 ;;
     esac

@@ -17,7 +17,10 @@ NAMES = ("duplex-asr.service", "duplex-asr-control.socket", "duplex-asr-events.s
 TOO_NEW = ("notify-reload", "RestartSteps", "RestartMaxDelaySec", "RestartMode", "ImportCredential")
 
 needs_analyze = pytest.mark.skipif(
-    not shutil.which("systemd-analyze"), reason="needs systemd-analyze of the package systemd"
+    not shutil.which("systemd-analyze")
+    or b"--offline"
+    not in subprocess.run(["systemd-analyze", "--help"], capture_output=True).stdout,
+    reason="needs systemd-analyze of systemd 250 or later",
 )
 
 
