@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
+from queue import Queue
 
 import numpy as np
 
@@ -9,6 +11,7 @@ from duplex_asr.asr.transcript import Transcript
 from duplex_asr.cancellation import Cancellation
 from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.service.transcription_queue import (
+    NoJob,
     Rank,
     TranscriptionJob,
     TranscriptionQueue,
@@ -263,3 +266,76 @@ def test_closing_interrupts_the_engine_and_forgets_what_nobody_waits_for() -> No
     assert running.cancellation.is_set
     queue.finish(running)
     assert queue.get() is None
+
+
+def test_a_worker_that_is_not_prepared_is_told_once_that_somebody_speaks() -> None:
+    queue = TranscriptionQueue(8)
+    queue.expect("a client")
+    assert queue.get(is_prepared=False) is NoJob.EXPECTED
+    waiting = job("u", Rank.CLIENT_FINAL)
+    queue.put(waiting)
+    assert queue.get(is_prepared=False) is waiting  # loading has failed: the job finds out
+    queue.finish(waiting)
+    queue.expect("the source")
+    assert queue.get(is_prepared=False) is NoJob.EXPECTED
+    queue.expect_no_more("a client")
+    queue.expect_no_more("the source")
+    queue.expect("the source")
+    queue.expect_no_more("the source")
+    assert queue.get(idle_s=0, is_prepared=False) is NoJob.IDLE
+
+
+def test_nobody_is_idle_while_somebody_speaks_or_before_the_time_is_over() -> None:
+    queue = TranscriptionQueue(8)
+    queue.expect("the source")
+    told: Queue[object] = Queue()
+    worker = threading.Thread(target=lambda: told.put(queue.get(idle_s=0.03)))
+    worker.start()
+    worker.join(0.1)
+    assert told.empty()
+    before = time.monotonic()
+    queue.expect_no_more("the source")
+    assert told.get(timeout=10) is NoJob.IDLE and time.monotonic() - before >= 0.03
+    worker.join(10)
+    waiting = job("u", Rank.SOURCE_FINAL)
+    queue.put(waiting)
+    assert queue.get(idle_s=0) is waiting
+
+
+def test_partials_are_not_begun_while_the_worker_prepares() -> None:
+    queue = TranscriptionQueue(8)
+    with queue.preparing():
+        assert not queue.is_idle and not queue.put_if_idle(job("u", Rank.PARTIAL))
+    assert queue.is_idle and queue.put_if_idle(job("u", Rank.PARTIAL))
+
+
+def test_a_stuck_worker_is_given_nothing_until_it_comes_back() -> None:
+    queue = TranscriptionQueue(8)
+    first, second, attempt = (
+        job("u", Rank.SOURCE_FINAL),
+        job("u", Rank.CLIENT_FINAL),
+        job("u", Rank.PARTIAL),
+    )
+    for each in (first, second, attempt):
+        queue.put(each)
+    assert queue.get() is first
+    assert queue.stuck(second) == []  # which it is not at
+    assert queue.stuck(first) == [second]
+    assert not queue.put_from_source(job("u", Rank.SOURCE_FINAL), wait=True)
+    assert not queue.put(job("u", Rank.CLIENT_FINAL)) and queue.refusal()[0] == "engine-stuck"
+    queue.finish(first)
+    assert queue.put(job("u", Rank.CLIENT_FINAL)) and queue.refusal()[0] == "queue-full"
+    queue.close()
+    assert queue.refusal()[0] == "stopping"
+
+
+def test_an_utterance_that_was_given_up_is_told_once() -> None:
+    told: list[str] = []
+    given_up = job("u", Rank.SOURCE_FINAL)
+    given_up.on_failure = lambda _job, code, _text: told.append(code)
+    given_up.on_transcript = lambda _job, _transcript: told.append("transcript")
+    given_up.begin()
+    given_up.abandon("engine-stuck", "it hangs")
+    given_up.fail("stopping", "the daemon is stopping")
+    given_up.complete(answer(given_up))
+    assert told == ["engine-stuck"] and given_up.cancellation.is_set
