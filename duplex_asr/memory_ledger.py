@@ -141,6 +141,11 @@ class MemoryLedger:
     def needs_mb(self) -> float:
         return sum(each.mb for each in self._needs)
 
+    @property
+    def most_needed_mb(self) -> float:
+        """What is needed at once, which is less where parts are loaded in turn."""
+        return self._most_mb(self._in_turn)
+
     def check(self) -> None:
         """Raise NotEnoughMemoryError, a table, if it does not fit."""
         if self._budget_mb:
@@ -150,7 +155,7 @@ class MemoryLedger:
             if available is None:
                 return
             limit_mb, source = available + self._resident(), "free on this machine"
-        needs_mb = self._most_mb(self._in_turn)
+        needs_mb = self.most_needed_mb
         if needs_mb <= limit_mb:
             return
         rows = [

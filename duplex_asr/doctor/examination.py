@@ -16,12 +16,12 @@ from duplex_asr.config import Config
 from duplex_asr.doctor.device_list import list_devices
 from duplex_asr.doctor.host import Host, Person
 from duplex_asr.errors import EngineError, ServiceError
-from duplex_asr.service.runtime_dir import CONTROL_SOCKET, PID_FILE, find_runtime_dir
+from duplex_asr.service.runtime_dir import CONTROL_SOCKET, PID_FILE, SYSTEM_DIR, find_runtime_dir
 
 # As systemd/ installs it.
 SERVICE, SERVICE_USER = "duplex-asr.service", "duplex-asr"
 SYSTEM_UNIT = f"/etc/systemd/system/{SERVICE}"
-SYSTEM_CONFIG, SYSTEM_RUNTIME_DIR = "/etc/duplex-asr/config.toml", "/run/duplex-asr"
+SYSTEM_CONFIG, SYSTEM_RUNTIME_DIR = "/etc/duplex-asr/config.toml", str(SYSTEM_DIR)
 STATUS_TIMEOUT_S = 5.0
 GPU_BACKENDS = ("cuda", "tensorrt", "trtllm")
 

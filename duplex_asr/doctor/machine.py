@@ -9,7 +9,8 @@ from pathlib import Path
 from duplex_asr.doctor.examination import Examination
 from duplex_asr.doctor.finding import Finding, Level
 from duplex_asr.doctor.host import Host
-from duplex_asr.memory_ledger import memory_needs, resident_mb
+from duplex_asr.errors import NotEnoughMemoryError
+from duplex_asr.memory_ledger import MemoryLedger, memory_needs, parts_in_turn, resident_mb
 
 # JetPack releases by their L4T; docs/jetson.md has the sources.
 JETPACKS = {"36.4.0": "6.1", "36.4.3": "6.2", "36.4.4": "6.2.1", "39.2.0": "7.2", "39.2.1": "7.2.1"}
@@ -164,19 +165,32 @@ def check_memory(exam: Examination) -> Iterator[Finding]:
         yield Finding("memory", "ok", f"{free}; without an engine nothing is reckoned", why)
         return
     needs = memory_needs(exam.config, exam.manifest)
-    needed_mb = sum(each.mb for each in needs) - resident_mb()  # of this process, which will end
+    in_turn = parts_in_turn(exam.config)
+
+    def refusal(budget_mb: int, spare_mb: float = 0.0) -> str:
+        """What the start would be refused with if so much less were there; "" if it fits."""
+        free_mb = available_mb - spare_mb
+        try:
+            MemoryLedger(needs, budget_mb, available=lambda: free_mb, in_turn=in_turn).check()
+        except NotEnoughMemoryError as error:
+            return str(error)
+        return ""
+
     budget_mb = exam.config.service.memory_budget_mb
-    largest = max((each for each in needs if each.how_to_lower), key=lambda each: each.mb)
+    # Without what this process has already, which will end.
+    needed_mb = MemoryLedger(needs, 0, in_turn=in_turn).most_needed_mb - resident_mb()
     what = f"{needed_mb:.0f} MB needed, {free}"
+    largest = max((each for each in needs if each.how_to_lower), key=lambda each: each.mb)
     lower = f"lower {largest.part} ({largest.mb:.0f} MB): {largest.how_to_lower}"
-    if budget_mb and needed_mb > budget_mb:
-        yield Finding(
-            "memory", "failed", f"{needed_mb:.0f} MB needed and service.memory_budget_mb is"
-            f" {budget_mb}", why, lower,
-        )  # fmt: skip
-    elif needed_mb > available_mb:
+    too_much = (refusal(budget_mb) if budget_mb else "") or refusal(0)
+    if "unload_after_s" in too_much:
+        lower += "; or engine.unload_after_s = 0 and voice.unload_after_s = 0, which then fit"
+    if budget_mb and refusal(budget_mb):
+        what = f"{needed_mb:.0f} MB needed and service.memory_budget_mb is {budget_mb}"
+        yield Finding("memory", "failed", what, why, lower)
+    elif too_much:
         yield Finding("memory", "failed", what, why, f"{_free_memory(exam)}; or {lower}")
-    elif needed_mb + LITTLE_HEADROOM_MB > available_mb:
+    elif refusal(0, LITTLE_HEADROOM_MB):
         yield Finding("memory", "warning", f"{what}: little is left", why, _free_memory(exam))
     else:
         yield Finding("memory", "ok", what, why)

@@ -123,6 +123,25 @@ def test_memory_without_headroom_is_a_warning(jetson: Machine) -> None:
     assert found.level == "warning" and found.what.endswith("little is left")
 
 
+def test_memory_that_would_do_for_one_part_at_a_time_names_the_settings_for_it(
+    jetson: Machine, tmp_path: Path
+) -> None:
+    voice_file = tmp_path / "voice.onnx"
+    with voice_file.open("wb") as file:
+        file.truncate(400 << 20)
+    config = Config(voice=VoiceConfig(engine="piper", path=str(voice_file)))
+    set_memory(jetson, MemAvailable=650)
+    (found,) = machine.check_memory(jetson.examine("nano", config))
+    assert found.level == "failed" and "engine.unload_after_s = 0" in found.fix
+    config = replace(
+        config,
+        engine=replace(config.engine, unload_after_s=0),
+        voice=replace(config.voice, unload_after_s=0),
+    )
+    (found,) = machine.check_memory(jetson.examine("nano", config))
+    assert found.level == "warning", "one after the other they fit, as the start sees it"
+
+
 def test_a_budget_below_the_needs_fails_like_the_start_would(pc: Machine) -> None:
     config = Config(service=ServiceConfig(memory_budget_mb=50))
     (found,) = machine.check_memory(pc.examine("alice", config))
