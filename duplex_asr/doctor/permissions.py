@@ -10,7 +10,7 @@ from pathlib import Path
 from duplex_asr.doctor.examination import SYSTEM_UNIT, Examination
 from duplex_asr.doctor.finding import Finding
 from duplex_asr.doctor.host import Host, Person
-from duplex_asr.doctor.sound_servers import own_servers
+from duplex_asr.doctor.sound_servers import is_reachable
 
 HIDDEN_HOMES = ("/home/", "/root/", "/run/user/")
 READ_WRITE = os.R_OK | os.W_OK
@@ -53,7 +53,7 @@ def check_gpu_nodes(exam: Examination) -> Iterator[Finding]:
 
 def check_sound_nodes(exam: Examination) -> Iterator[Finding]:
     """Device files of the sound cards, unless a sound server of the same user stands between."""
-    if own_servers(exam.host, exam.person):
+    if is_reachable(exam.host, exam.person):
         return
     host = exam.host
     why = "without them there is no microphone and no speaker"

@@ -38,7 +38,7 @@ def check_sound_server(exam: Examination) -> Iterator[Finding]:
     host, person = exam.host, exam.person
     own = sound_servers.own_servers(host, person)
     others = sound_servers.others_servers(host, person)
-    if own or sound_servers.is_configured(host, person):
+    if sound_servers.is_reachable(host, person):
         yield from _check_own_server(exam, own)
     elif others and (person.is_system or exam.hears_microphone):
         server = others[0]
@@ -68,21 +68,24 @@ def check_sound_server(exam: Examination) -> Iterator[Finding]:
 
 def _check_own_server(exam: Examination, own: list[Process]) -> Iterator[Finding]:
     host, person = exam.host, exam.person
-    kind = sound_servers.kind_of(own[0]) if own else "the sound server of PULSE_SERVER"
+    kind = sound_servers.kind_of(own[0]) if own else "the sound server"
     if person != host.caller:
         yield Finding(
-            "sound server", "ok", f"{kind} runs for {person.name}, who runs the daemon", WHY_SERVER
+            "sound server",
+            "ok",
+            f"{kind} is that of {person.name}, who runs the daemon",
+            WHY_SERVER,
         )
         return
     restart = (
-        "systemctl --user restart pipewire pipewire-pulse wireplumber"
-        if kind == "PipeWire"
-        else "systemctl --user restart pulseaudio"
+        "systemctl --user restart pulseaudio"
+        if kind == "PulseAudio"
+        else "systemctl --user restart pipewire pipewire-pulse wireplumber"
     )
     answer = host.run(("pactl", "info"))
     if answer is None:
         yield Finding(
-            "sound server", "not-checked", f"{kind} runs; there is no pactl to ask it", WHY_SERVER,
+            "sound server", "not-checked", f"{kind} is there, and no pactl to ask it", WHY_SERVER,
             "sudo apt install pulseaudio-utils",
         )  # fmt: skip
     elif answer.exit_code:

@@ -26,6 +26,11 @@ def kind_of(process: Process) -> str:
     return NAMES[process.name]
 
 
-def is_configured(host: Host, person: Person) -> bool:
-    """A server is named by the environment, as in containers and tests."""
-    return person == host.caller and bool(host.environ.get("PULSE_SERVER"))
+def is_reachable(host: Host, person: Person) -> bool:
+    """Whether this person has a server, also one that starts with the first connection to its
+    socket, or that the environment names, as in containers."""
+    return (
+        bool(own_servers(host, person))
+        or host.exists(f"/run/user/{person.uid}/pulse/native")
+        or (person == host.caller and bool(host.environ.get("PULSE_SERVER")))
+    )

@@ -12,6 +12,7 @@ from duplex_asr.audio.sources import AudioConfig
 from duplex_asr.config import Config
 from duplex_asr.doctor import sound
 from duplex_asr.doctor.heard import Heard, judge, measure
+from duplex_asr.doctor.permissions import check_sound_nodes
 from duplex_asr.doctor.trying import TONE_LEVEL, tone
 from duplex_asr.tts.playback import PlaybackConfig
 from tests.doctor.recorded import Machine
@@ -64,6 +65,17 @@ def test_a_missing_way_from_alsa_to_the_server_is_named(pc: Machine) -> None:
     assert [each.level for each in sound.check_sound_server(pc.examine("alice"))] == [
         "ok", "warning",
     ]  # fmt: skip
+
+
+def test_a_sound_server_that_starts_with_the_first_connection_is_there(pc: Machine) -> None:
+    for pid in (1460, 1463):
+        pc.remove(f"/proc/{pid}/status")
+    (found,) = sound.check_sound_server(pc.examine("alice"))
+    assert found.level == "ok" and "ALSA" in found.what, "neither a server nor its socket"
+    pc.write("/run/user/1000/pulse/native", "")
+    (found,) = sound.check_sound_server(pc.examine("alice"))
+    assert found.level == "ok" and found.what.endswith("answers")
+    assert not list(check_sound_nodes(pc.examine("alice")))
 
 
 def test_without_pactl_the_server_is_not_judged(pc: Machine) -> None:
