@@ -97,6 +97,7 @@ starts_on_the_first_connection() {
     systemctl start duplex-asr-events.socket duplex-asr-control.socket
     [ "$(property ActiveState)" = inactive ] || fail "it runs before anybody has connected"
     hear listener $events '"listening"' || exit 1
+    systemctl start "$unit"  # it may listen while its voice still loads; waits until it is ready
     [ "$(property ActiveState)" = active ] || fail "it is $(property ActiveState)"
 }
 
