@@ -21,7 +21,7 @@ from tests.soundcard import SoundCard, missing_programs, open_sound_card
 pytestmark = [pytest.mark.soundcard, pytest.mark.timeout(180)]
 SPOKEN = json.loads((DEMO / "demo.json").read_text())
 EXPECTED = [each["text"] for each in SPOKEN if each["text"]]
-MAX_IDLE_SHARE = 0.03  # of one core
+MAX_IDLE_SHARE = 0.05  # of one core; 0.013 to 0.025 where nothing else runs
 IDLE_LISTEN_S = 8
 NUM_OUTAGES = 3
 HEARD_AGAIN_WITHIN_S = 8  # of which the new server takes 2 before it hands out the first sound
