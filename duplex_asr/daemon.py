@@ -244,6 +244,10 @@ class Daemon:
             return
         info = self._speech_info.result()
         logger.info("engine %s is ready", info.model)
+        if self._speech_output is not None and self._speech_output.voice.is_unloaded_at_once:
+            # Which may need the engine's room, and that the engine is not in use.
+            if not await self._unless_stopped(asyncio.shield(self._voice_info)):
+                return
         if self._options.wait_for_listener:
             self._publish_state("idle", "waiting for a reader of the events")
             if not await self._unless_stopped(self._publisher.has_reader.wait()):

@@ -52,6 +52,11 @@ class LoadedOnDemand(Generic[T]):
         return self._value is not None
 
     @property
+    def is_unloaded_at_once(self) -> bool:
+        """It is there for one piece of work at a time."""
+        return self._unload_after_s == 0
+
+    @property
     def idle_limit_s(self) -> float | None:
         """How long it may be idle from now on before it is to be unloaded; None: for ever."""
         return self._unload_after_s if self.is_loaded and self._unload_after_s >= 0 else None

@@ -68,14 +68,15 @@ class PlaybackDesk:
     def acting(self) -> Iterator[Playback]:
         """While the block runs, nobody else changes the queue; then do what it wants done."""
         with self.changed:
-            was_idle = self.playback.is_idle
+            was_idle, was_paused = self.playback.is_idle, self.playback.is_paused
             yield self.playback
             for action in self.playback.take_actions():
                 self._perform(action)
             is_idle = self.playback.is_idle
             if is_idle and not was_idle:
                 self.idle_since_s = time.monotonic()
-            if was_idle != is_idle or self.playback.next_sentence() is not None:
+            is_other = was_idle != is_idle or was_paused != self.playback.is_paused
+            if is_other or self.playback.next_sentence() is not None:
                 self.changed.notify_all()
 
     def opened(self, speaker: Speaker) -> None:

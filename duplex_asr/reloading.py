@@ -35,8 +35,11 @@ class Reloading:
     def reload(self, apply: Callable[[Config], None]) -> None:
         """Read the file again; one that cannot be used changes nothing."""
         self._supervision.reloading()
-        result = self._reload(apply)
-        self._supervision.reloaded(result)
+        result = "The configuration could not be applied"
+        try:
+            result = self._reload(apply)
+        finally:  # or the service manager would wait for the end of the reload
+            self._supervision.reloaded(result)
 
     def _reload(self, apply: Callable[[Config], None]) -> str:
         if self._path is None:
@@ -46,7 +49,7 @@ class Reloading:
             if self._path.exists() and not self._path.is_file():  # reading a pipe might never end
                 raise ConfigError(f"{self._path} is no file that can be read twice")
             change = compare(self.config, self._load())
-        except ConfigError as error:
+        except (ConfigError, OSError, ValueError) as error:
             logger.error("the configuration was not reloaded, the old one holds: %s", error)
             return f"The old configuration holds: {error}"
         self.config = change.config

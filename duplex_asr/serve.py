@@ -62,7 +62,8 @@ def serve(
     Raises DuplexAsrError if it cannot start.
     """
     set_log_level(config)
-    faulthandler.enable()  # so that the watchdog's SIGABRT leaves in the journal where it hung
+    if sys.stderr is not None:
+        faulthandler.enable()  # so that the watchdog's SIGABRT leaves in the journal where it hung
     handed_over = take_over(os.environ)
     supervision = Supervision(
         take_notifier(os.environ), take_watchdog_s(os.environ), config.watchdog

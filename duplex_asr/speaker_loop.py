@@ -14,6 +14,7 @@ from duplex_asr.tts.playback import PlaybackConfig
 logger = logging.getLogger(__name__)
 
 FIRST_DELAY_S, MAX_DELAY_S = 0.25, 2.0  # between two attempts to open a lost speaker
+MAX_EARLY_DELAY_S = 30.0  # the same while nothing is to be heard
 
 NewSpeaker = Callable[[str, int, bool], Speaker]  # name, preferred rate, whether it is open again
 OnPlayed = Callable[[Any, int], None]  # a PlayedBlock, the speaker's rate
@@ -40,7 +41,8 @@ class SpeakerLoop:
         self._new_speaker = new_speaker
         self._on_played = on_played
         self._keeps_open = config.close_after_ms == 0
-        self._may_open_early = self._keeps_open
+        self._early_at_s = 0.0  # when it is opened although nothing is to be heard
+        self._early_delay_s = FIRST_DELAY_S
 
     def run(self) -> None:
         """Open the speaker when something is to be heard, or at once if it is to stay open, and
@@ -53,22 +55,30 @@ class SpeakerLoop:
                 self._desk.give_up("failed", "speaker-failed", explain(exc))
 
     def _wait_for_request(self) -> bool:
-        with self._desk.changed:
-            self._desk.changed.wait_for(
-                lambda: (
-                    self._desk.is_closing
-                    or (
-                        self._desk.voice_rate
-                        and (self._may_open_early or not self._desk.playback.is_idle)
-                    )
-                )
-            )
-            return not self._desk.is_closing
+        """Until something is to be heard, or it is to be open anyway; False at the end."""
+        desk = self._desk
+        with desk.changed:
+            while not desk.is_closing:
+                wait_s: float | None = None
+                if desk.voice_rate:
+                    if not desk.playback.is_idle:
+                        return True
+                    if self._keeps_open:
+                        wait_s = self._early_at_s - time.monotonic()
+                        if wait_s <= 0:
+                            return True
+                desk.changed.wait(wait_s)
+            return False
+
+    def _put_off(self) -> None:
+        """Open the next one without a text only later, and later each time."""
+        self._early_at_s = time.monotonic() + self._early_delay_s
+        self._early_delay_s = min(2 * self._early_delay_s, MAX_EARLY_DELAY_S)
 
     def _follow_speaker(self) -> None:
         """From the opening of the speaker until it is closed, or given up on."""
         give_up_at_s, delay_s, was_open = 0.0, FIRST_DELAY_S, False
-        self._may_open_early = False  # one that does not open is tried again with the next text
+        self._put_off()
         with self._desk.changed:
             is_early = self._desk.playback.is_idle
         while True:
@@ -80,7 +90,6 @@ class SpeakerLoop:
                 self.name = speaker.name
                 logger.info("speaker %s is open at %d Hz", speaker.name, speaker.rate)
                 self._desk.opened(speaker)
-                self._may_open_early = self._keeps_open
                 give_up_at_s, delay_s, was_open = 0.0, FIRST_DELAY_S, True
                 self._take_blocks(speaker)
                 return  # closed
@@ -119,6 +128,7 @@ class SpeakerLoop:
     def _take_blocks(self, speaker: Speaker) -> None:
         for block in speaker.blocks():
             self._on_played(block, speaker.rate)
+            self._early_delay_s = FIRST_DELAY_S  # it works
             with self._desk.acting() as playback:
                 playback.played(block.generation, block.start, len(block.samples), block.time_s)
 

@@ -306,8 +306,13 @@ class SpeechOutput:
     def _unload_in_s(self) -> float | None:
         """Seconds until the voice has been idle for long enough; None: it is not idle, or stays."""
         limit_s = self.voice.idle_limit_s
-        if limit_s is None or self._replies or not self._desk.playback.is_idle:
+        playback = self._desk.playback
+        # One that is to be unloaded at once makes room for whoever interrupts it, too.
+        is_idle = playback.is_idle or (limit_s == 0 and playback.is_paused)
+        if limit_s is None or self._replies or not is_idle:
             return None
+        if not playback.is_idle:
+            return 0.0
         since_s = max(self._idle_since_s, self._desk.idle_since_s)
         return max(0.0, since_s + limit_s - time.monotonic())
 

@@ -63,8 +63,8 @@ parse_options() {
     done
 }
 
-# Where everything goes. `share` holds what is ours alone and is removed by --uninstall; `unit_venv` is
-# what the unit names if no drop-in does.
+# Where everything goes. `own_venv` is made here unless --venv names another; `unit_venv` is what the
+# unit names if no drop-in does; `program` is a link to it.
 choose_places() {
     if [ "$mode" = system ]; then
         share=/opt/duplex-asr
@@ -73,6 +73,7 @@ choose_places() {
         unit_source=$here
         unit_dir=/etc/systemd/system
         config_dir=/etc/duplex-asr
+        program=/usr/local/bin/duplex-asr
         systemctl=(systemctl)
     else
         share=${XDG_DATA_HOME:-$HOME/.local/share}/duplex-asr
@@ -81,6 +82,7 @@ choose_places() {
         unit_source=$here/user
         unit_dir=${XDG_CONFIG_HOME:-$HOME/.config}/systemd/user
         config_dir=${XDG_CONFIG_HOME:-$HOME/.config}/duplex-asr
+        program=$HOME/.local/bin/duplex-asr
         systemctl=(systemctl --user)
     fi
     drop_in_dir=$unit_dir/duplex-asr.service.d
@@ -134,7 +136,9 @@ take_away() {
 
 # --- install ------------------------------------------------------------------------------------
 
-systemd_version() { systemctl --version 2>/dev/null | sed -n '1s/^systemd \([0-9]*\).*/\1/p'; }
+systemd_version() {
+    { systemctl --version 2>/dev/null || true; } | sed -n '1s/^systemd \([0-9]*\).*/\1/p'
+}
 
 check_machine() {
     local version
@@ -181,17 +185,22 @@ make_environment() {
 }
 
 # The demo engine lets the service start before another is built.
+copy_demo_engine() {
+    local each
+    for each in manifest.json encoder.onnx decoder.onnx checkpoint.pt tokenizer.tiktoken; do
+        put "$repository/engines/demo/$each" "$share/engines/demo/$each"
+    done
+}
+
 make_config() {
-    if [ -e "$config" ]; then
-        said unchanged "$config"
-        return
-    fi
     local engine=
     if [ -f "$repository/engines/demo/manifest.json" ]; then
         engine=$share/engines/demo
-        run mkdir -p "$engine"
-        run cp "$repository"/engines/demo/{manifest.json,encoder.onnx,decoder.onnx} "$engine"
-        run cp "$repository"/engines/demo/{checkpoint.pt,tokenizer.tiktoken} "$engine"
+        copy_demo_engine
+    fi
+    if [ -e "$config" ]; then
+        said unchanged "$config"
+        return
     fi
     write "$config" <<END
 # Settings of the service; every key is described in
@@ -231,7 +240,8 @@ install_units() {
         take_away "$drop_in_dir/gpu.conf"
     fi
     if [ "$used_venv" != "$unit_venv" ]; then
-        printf '[Service]\nEnvironment=DUPLEX_ASR=%s\n' "$used_venv/bin/duplex-asr" |
+        # systemd takes % for the beginning of a specifier.
+        printf '[Service]\nEnvironment="DUPLEX_ASR=%s"\n' "${used_venv//%/%%}/bin/duplex-asr" |
             write "$drop_in_dir/environment.conf"
     else
         take_away_if_there "$drop_in_dir/environment.conf"
@@ -240,6 +250,17 @@ install_units() {
 }
 
 take_away_if_there() { if [ -e "$1" ]; then take_away "$1"; fi; }
+
+# So that `duplex-asr doctor` is found without its folder.
+link_program() {
+    if [ -e "$program" ] && [ ! -L "$program" ]; then
+        said unchanged "$program, which is not ours"
+        return
+    fi
+    run mkdir -p "${program%/*}"
+    run ln -sfn "$used_venv/bin/duplex-asr" "$program"
+    [ "$dry_run" = yes ] || said linked "$program"
+}
 
 print_next() {
     cat <<END
@@ -262,13 +283,29 @@ END
 
 # --- uninstall ----------------------------------------------------------------------------------
 
+# What this script has put there, and the folders if nothing else is in them: engines that somebody
+# has built beside the demo engine stay.
+take_program_away() {
+    local each
+    for each in bin include lib64 lib share pyvenv.cfg; do # lib64 is a link to lib
+        take_away "$own_venv/$each"
+    done
+    take_away "$share/engines/demo"
+    if [ -L "$program" ]; then take_away "$program"; fi
+    for each in "$share/engines" "$own_venv" "$share"; do
+        if [ -d "$each" ] || [ "$dry_run" = yes ]; then run rmdir --ignore-fail-on-non-empty "$each"; fi
+    done
+    if [ -d "$share" ] && [ "$dry_run" = no ]; then said left "$share, with what was not made by this script"; fi
+}
+
 uninstall() {
     local each
     if [ -e "$unit_dir/duplex-asr.service" ] || [ "$dry_run" = yes ]; then
         run "${systemctl[@]}" disable --now "${units[@]}"
     fi
     for each in "${units[@]}"; do take_away "$unit_dir/$each"; done
-    take_away "$drop_in_dir" "$share"
+    take_away "$drop_in_dir"
+    take_program_away
     if [ "$mode" = system ]; then
         take_away /etc/sysusers.d/duplex-asr.conf /etc/tmpfiles.d/duplex-asr.conf /run/duplex-asr
     fi
@@ -296,8 +333,10 @@ main() {
         uninstall
         exit 0
     fi
+    if [ "$mode" = system ]; then umask 022; fi # the service is another user
     check_machine
     make_environment
+    link_program
     make_config
     install_units
     print_next

@@ -39,7 +39,8 @@ class Supervision:
         config: WatchdogConfig = WatchdogConfig(),  # noqa: B008 - frozen
     ) -> None:
         self._notifier = notifier
-        self._feed_every_s = watchdog_s / 2 if watchdog_s is not None else None
+        # One look at which it is not fed may pass: the next comes in time.
+        self._feed_every_s = watchdog_s / 3 if watchdog_s is not None else None
         self._watchdog = Watchdog(config)
         self._load_budget_s = config.load_budget_ms / 1000
         self._ask: Callable[[], Pulse] = Pulse

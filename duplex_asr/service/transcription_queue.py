@@ -81,7 +81,8 @@ class TranscriptionJob:
 
     def begin(self) -> None:
         with self._lock:
-            self._stage = _Stage.RUNNING
+            if self._stage is _Stage.WAITING:  # else it was given up meanwhile
+                self._stage = _Stage.RUNNING
             self.started_at = time.monotonic()
 
     def complete(self, transcript: Transcript) -> None:
@@ -107,9 +108,11 @@ class TranscriptionJob:
         """The engine does not come back from it: the same, unless it has answered just now."""
         self.cancellation.set()
         with self._lock:
-            if self._stage is _Stage.DONE:
+            if self._stage in (_Stage.DONE, _Stage.FAILED):
                 return
-        self.fail(code, text)
+            self._stage = _Stage.FAILED
+            on_failure = self.on_failure
+        on_failure(self, code, text)
 
     def become(self, final: TranscriptionJob) -> _Stage:
         """Take over what `final` is for, unless this waits still, failed or was given up on.

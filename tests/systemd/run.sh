@@ -61,16 +61,22 @@ make_wheels() {
     stamp=$needs/.made-of-$(sha256sum "$repository/setup.cfg" | cut -c 1-16)
     mkdir -p "$work/wheel"
     in_copy "$python" -m pip wheel --quiet --disable-pip-version-check --no-deps \
-        --wheel-dir "$work/wheel" . 2>>"$work/pip.log"
+        --wheel-dir "$work/wheel" . 2>>"$work/pip.log" ||
+        without_wheels
     if [ ! -e "$stamp" ]; then
         echo "getting wheels (once for each setup.cfg) ..."
         rm -rf "$needs"
         "$python" -m pip download --quiet --disable-pip-version-check --only-binary=:all: \
             --python-version "$suite_python" --implementation cp --dest "$needs" \
-            "$work"/wheel/*.whl 2>>"$work/pip.log" || { cat "$work/pip.log"; exit 1; }
+            "$work"/wheel/*.whl 2>>"$work/pip.log" || without_wheels
         rm -f "$needs"/duplex_asr-*
         touch "$stamp"
     fi
+}
+
+without_wheels() {
+    tail -n 3 "$work/pip.log"
+    skip "pip gets no wheels here"
 }
 
 # pip builds in the folder that it is given, and a checkout is not a place for that.

@@ -55,7 +55,7 @@ def test_another_environment_is_named_in_a_drop_in(tmp_path: Path) -> None:
     program.chmod(0o755)
     answer = install("--dry-run", "--venv", str(tmp_path))
     assert answer.returncode == 0, answer.stderr
-    assert f"    | Environment=DUPLEX_ASR={program}" in answer.stdout
+    assert f'    | Environment="DUPLEX_ASR={program}"' in answer.stdout
     assert "pip install" not in answer.stdout
 
 
@@ -69,9 +69,18 @@ def test_an_uninstall_takes_nothing_that_is_not_its_own() -> None:
         "/etc/systemd/system/duplex-asr.service.d",
         "/etc/sysusers.d/duplex-asr.conf",
         "/etc/tmpfiles.d/duplex-asr.conf",
-        "/opt/duplex-asr",
+        *(f"/opt/duplex-asr/{each}" for each in "bin include lib64 lib share pyvenv.cfg".split()),
+        "/opt/duplex-asr/engines/demo",
         "/run/duplex-asr",
     }
+
+
+def test_a_machine_without_systemd_can_be_shown_what_would_be_done(tmp_path: Path) -> None:
+    for name in ("bash", "dirname", "sed", "mktemp", "cat", "rm", "cmp", "uname", "id", "python3"):
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    answer = install("--dry-run", PATH=str(tmp_path))
+    assert answer.returncode == 0, answer.stderr
+    assert "+ systemctl daemon-reload" in answer.stdout
 
 
 @pytest.mark.parametrize(
