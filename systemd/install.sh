@@ -291,11 +291,11 @@ take_program_away() {
         take_away "$own_venv/$each"
     done
     take_away "$share/engines/demo"
-    if [ -L "$program" ]; then take_away "$program"; fi
+    if [ -L "$program" ]; then run rm -f "$program"; fi # it points to nothing now
     for each in "$share/engines" "$own_venv" "$share"; do
         if [ -d "$each" ] || [ "$dry_run" = yes ]; then run rmdir --ignore-fail-on-non-empty "$each"; fi
     done
-    if [ -d "$share" ] && [ "$dry_run" = no ]; then said left "$share, with what was not made by this script"; fi
+    if [ -d "$share" ] && [ "$dry_run" = no ]; then said left "$share, with what others have put there"; fi
 }
 
 uninstall() {

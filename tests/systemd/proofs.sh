@@ -337,7 +337,7 @@ uninstalls_for_a_user() {
 uninstalls() {
     /repository/systemd/install.sh --uninstall >>/results/install 2>&1 || fail "see install"
     ! compgen -G '/etc/systemd/system/duplex-asr*' || exit 1
-    ! ls -d /opt/duplex-asr /run/duplex-asr 2>/dev/null || exit 1
+    ! ls -d /opt/duplex-asr /run/duplex-asr /usr/local/bin/duplex-asr 2>/dev/null || exit 1
     [ -e $config ] || fail "the configuration is gone"
 }
 
