@@ -337,7 +337,12 @@ uninstalls_for_a_user() {
 uninstalls() {
     /repository/systemd/install.sh --uninstall >>/results/install 2>&1 || fail "see install"
     ! compgen -G '/etc/systemd/system/duplex-asr*' || exit 1
-    ! ls -d /opt/duplex-asr /run/duplex-asr /usr/local/bin/duplex-asr 2>/dev/null || exit 1
+    [ -e /opt/duplex-asr/demo.flac ] || fail "a file of others is gone"
+    rm /opt/duplex-asr/demo.flac
+    rmdir /opt/duplex-asr || fail "more than the file of others was left"
+    for left in /run/duplex-asr /usr/local/bin/duplex-asr; do
+        if [ -e $left ] || [ -L $left ]; then fail "$left was left"; fi
+    done
     [ -e $config ] || fail "the configuration is gone"
 }
 
