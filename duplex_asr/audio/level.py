@@ -37,10 +37,11 @@ class LevelMeter:
         if self._num_frames < FRAMES_A_LEVEL:
             return None
         rms = math.sqrt(self._power / (self._num_frames * len(frame.samples)))
-        level = SoundLevel(frame.end, _dbfs(rms), _dbfs(self._peak))
+        level = SoundLevel(frame.end, dbfs(rms), dbfs(self._peak))
         self._num_frames, self._power, self._peak = 0, 0.0, 0.0
         return level
 
 
-def _dbfs(value: float) -> float:
+def dbfs(value: float) -> float:
+    """An amplitude in dB of full scale, at least MIN_DBFS."""
     return max(MIN_DBFS, 20 * math.log10(value)) if value > 0 else MIN_DBFS

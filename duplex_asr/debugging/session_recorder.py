@@ -70,7 +70,6 @@ class SessionRecorder:
 
     def put(self, heard: Frame, played: Samples, microphone: Samples) -> None:
         """The next frame: without echo, what was played meanwhile, as it came; shape = (160,)."""
-        block = np.stack([heard.samples, played, microphone], axis=1)
         with self._changed:
             self._position = heard.end
             if self._is_closed:
@@ -78,6 +77,7 @@ class SessionRecorder:
             if len(self._frames) >= MAX_QUEUED:
                 self.num_dropped += 1
                 return
+            block = np.stack([heard.samples, played, microphone], axis=1)
             self._frames.append((heard.position, block))
             if len(self._frames) >= BLOCK_FRAMES:
                 self._changed.notify()

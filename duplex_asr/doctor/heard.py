@@ -9,9 +9,9 @@ import numpy as np
 
 from duplex_asr.audio.frames import Samples
 from duplex_asr.audio.input_check import CLIPPED_SHARE, FULL_SCALE
+from duplex_asr.audio.level import MIN_DBFS, dbfs
 from duplex_asr.doctor.finding import Finding
 
-MIN_DBFS = -120.0
 # A quiet room through a microphone of any kind is above this; a jack without a plug is below.
 DEAF_RMS_DBFS = -85.0
 WHY = "what comes in too weak or distorted is transcribed wrong, and zeros are never speech"
@@ -32,10 +32,6 @@ def measure(samples: Samples) -> Heard:
     power = float(np.mean(np.square(samples, dtype=np.float64), axis=0).max())
     clipped = float((size >= FULL_SCALE).mean(axis=0).max())
     return Heard(dbfs(math.sqrt(power)), dbfs(float(size.max())), clipped)
-
-
-def dbfs(value: float) -> float:
-    return max(MIN_DBFS, 20 * math.log10(value)) if value > 0 else MIN_DBFS
 
 
 def judge(heard: Heard, name: str) -> Finding:

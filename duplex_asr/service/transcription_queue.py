@@ -97,18 +97,16 @@ class TranscriptionJob:
 
     def fail(self, code: str, text: str) -> None:
         """There will be no answer. Of work that nobody waits for, nobody needs to know."""
-        with self._lock:
-            if self._stage is _Stage.FAILED:
-                return
-            self._stage = _Stage.FAILED
-            on_failure = self.on_failure
-        on_failure(self, code, text)
+        self._fail_unless((_Stage.FAILED,), code, text)
 
     def abandon(self, code: str, text: str) -> None:
         """The engine does not come back from it: the same, unless it has answered just now."""
         self.cancellation.set()
+        self._fail_unless((_Stage.DONE, _Stage.FAILED), code, text)
+
+    def _fail_unless(self, stages: tuple[_Stage, ...], code: str, text: str) -> None:
         with self._lock:
-            if self._stage in (_Stage.DONE, _Stage.FAILED):
+            if self._stage in stages:
                 return
             self._stage = _Stage.FAILED
             on_failure = self.on_failure

@@ -27,20 +27,21 @@ def engine(tmp_path: Path) -> Path:
     return Path(shutil.copytree(DEMO, tmp_path / "engine", ignore=shutil.ignore_patterns("train*")))
 
 
+def options(config: Path, engine: Path) -> list[object]:
+    """Of a daemon that hears nobody but its clients."""
+    source = "stdin:?rate=16000&width=2&channels=1"
+    return ["--config", config, "--engine", engine, "--source", source]
+
+
 def test_a_loaded_engine_works_on_without_its_folder_and_the_configuration(
     tmp_path: Path, engine: Path
 ) -> None:
     run, config = tmp_path / "run", tmp_path / "ours.toml"
     config.write_text("[endpointer]\nmin_silence_ms = 400\n")
-    options = [
-        "--config",
-        config,
-        "--engine",
-        engine,
-        "--source",
-        "stdin:?rate=16000&width=2&channels=1",
-    ]
-    with running_daemon(run, *options) as daemon, Control(run / "control.sock") as control:
+    with (
+        running_daemon(run, *options(config, engine)) as daemon,
+        Control(run / "control.sock") as control,
+    ):
         assert hear(control) == SPOKEN[0]["text"]
         config.write_text("no configuration at all")
         shutil.rmtree(engine)
@@ -56,15 +57,10 @@ def test_an_engine_that_sleeps_while_its_folder_goes_and_comes_says_what_is_lost
 ) -> None:
     run, config = tmp_path / "run", tmp_path / "ours.toml"
     config.write_text("[engine]\nunload_after_s = 0\n")
-    options = [
-        "--config",
-        config,
-        "--engine",
-        engine,
-        "--source",
-        "stdin:?rate=16000&width=2&channels=1",
-    ]
-    with running_daemon(run, *options) as daemon, Control(run / "control.sock") as control:
+    with (
+        running_daemon(run, *options(config, engine)) as daemon,
+        Control(run / "control.sock") as control,
+    ):
         assert hear(control) == SPOKEN[0]["text"]  # after which it is unloaded
         away = engine.rename(tmp_path / "away")
         assert_unavailable(control, engine)
