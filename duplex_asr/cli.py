@@ -243,7 +243,9 @@ def _add_timeline(commands: Any) -> None:
 
 def _add_build(commands: Any) -> None:
     parser = _add_command(commands, "build", build, "turn a Whisper checkpoint into an engine")
-    parser.add_argument("checkpoint", type=Path, help="OpenAI-format .pt file")
+    parser.add_argument(
+        "checkpoint", type=Path, help="OpenAI-format .pt file, or a folder of Hugging Face's"
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="engine folder")
     parser.add_argument(
         "--backend", choices=["onnx", "tensorrt", "cuda"], default="onnx",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ ENGINE_PARTS = ("encoder", "decoder")
 class Manifest:
     """An engine folder in figures.
 
+    source_sha256: of the checkpoint's file; of a folder, see sha256_of_source.
     files: name -> {"bytes": size, "sha256": hex digest} of every file that the engine reads.
     built_with: versions of what built it.
     decoding: thresholds that this model wants instead of Whisper's usual ones, by setting name.
@@ -49,6 +51,18 @@ def sha256_of(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def sha256_of_source(files: Sequence[Path]) -> str:
+    """One sha256 for what a checkpoint was read from: the file's, if it is one.
+
+    Of a folder it is what `sha256sum NAME... | sha256sum` prints in it, with the files that were
+    read in the order of their names.
+    """
+    if len(files) == 1:
+        return sha256_of(files[0])
+    lines = "".join(f"{sha256_of(path)}  {path.name}\n" for path in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def describe_files(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:

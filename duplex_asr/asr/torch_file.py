@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from duplex_asr.asr.stored_tensor import StoredTensor
 from duplex_asr.errors import CheckpointError
 
 _MAX_PICKLE_BYTES = 4 << 20  # large-v3 needs 0.2 MB
@@ -40,33 +41,6 @@ _STORAGE_TYPES = {
     "ByteStorage": "uint8",
     "BoolStorage": "bool",
 }
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """A tensor that stays in its file until it is read.
-
-    values: memory-mapped, in the type it was saved in; bfloat16 as uint16 bit patterns.
-    dtype: "float16", "float32", "bfloat16", ...
-    offset: where the values begin in the file, in bytes; None if they are not in row-major order.
-    """
-
-    values: npt.NDArray[Any]
-    dtype: str
-    offset: int | None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.values.shape
-
-    def to_float32(self) -> npt.NDArray[np.float32]:
-        """A copy in float32; exact for float16, bfloat16 and float32."""
-        if self.dtype == "bfloat16":
-            return (self.values.astype(np.uint32) << 16).view(np.float32)
-        return np.ascontiguousarray(self.values, dtype=np.float32)
-
-    def __setstate__(self, state: object) -> None:
-        raise pickle.UnpicklingError("a tensor is given attributes")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import functools
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,13 @@ from duplex_asr.asr.engines import load_engine
 from duplex_asr.asr.engines.onnx import OnnxEngine
 from duplex_asr.asr.export import engine_folder
 from duplex_asr.asr.export.build import build_onnx_engine
+from duplex_asr.asr.export.build_cuda import build_cuda_engine
+from duplex_asr.asr.export.build_tensorrt import build_tensorrt_graphs
+from duplex_asr.asr.manifest import Manifest
 from duplex_asr.asr.mel import log_mel_spectrogram
 from duplex_asr.errors import CheckpointError, ConfigError, EngineError
+from tests.asr.cuda_models import WIDE
+from tests.asr.hugging_face_writer import write_folder
 from tests.asr.torch_writer import SMALL, random_weights, write_checkpoint, write_torch_file
 
 MEL = log_mel_spectrogram(np.sin(np.arange(30_000) / 7).astype(np.float32))
@@ -65,6 +72,52 @@ def test_bfloat16_weights_give_what_the_same_values_in_float32_give(
     np.testing.assert_array_equal(logits_of(tmp_path / "bf16"), logits_of(tmp_path / "fp32"))
 
 
+@pytest.mark.parametrize(
+    "build",
+    [
+        build_onnx_engine,
+        functools.partial(build_onnx_engine, precision="int8"),
+        build_cuda_engine,
+        build_tensorrt_graphs,
+    ],
+    ids=["onnx fp32", "onnx int8", "cuda", "tensorrt"],
+)
+def test_a_hugging_face_folder_gives_the_same_engine_bit_for_bit(
+    tmp_path: Path, byte_tokenizer: Path, build: Callable[..., Manifest]
+) -> None:
+    dimensions = WIDE if build is build_cuda_engine else SMALL
+    weights = random_weights(dimensions)
+    content = {"dims": vars(dimensions).copy(), "model_state_dict": weights}
+    write_torch_file(tmp_path / "m.pt", content)
+    folder = write_folder(tmp_path / "m", weights, dimensions, num_shards=2)
+    one = build(tmp_path / "m.pt", tmp_path / "one", tokenizer_path=byte_tokenizer)
+    other = build(folder, tmp_path / "other", tokenizer_path=byte_tokenizer)
+    assert other.files == one.files  # sizes and sha256
+    assert other.dimensions == one.dimensions and other.name == one.name == "m"
+
+
+def test_the_sha256_of_a_folder_can_be_computed_by_anyone(
+    tmp_path: Path, byte_tokenizer: Path
+) -> None:
+    folder = write_folder(tmp_path / "whisper-tiny.en", num_shards=2)
+    (folder / "README.md").write_text("not read, so not counted")
+    manifest = build_onnx_engine(folder, tmp_path / "e", tokenizer_path=byte_tokenizer)
+    assert manifest.name == "whisper-tiny.en"
+    printed = subprocess.run(
+        "LC_ALL=C sha256sum config.json model* | sha256sum", shell=True, cwd=folder,
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert manifest.source_sha256 == printed.split()[0]
+
+
+def test_a_folder_is_not_kept_as_a_checkpoint(tmp_path: Path, byte_tokenizer: Path) -> None:
+    folder = write_folder(tmp_path / "m")
+    with pytest.raises(ConfigError, match="--keep-checkpoint takes one OpenAI-format file"):
+        build_onnx_engine(
+            folder, tmp_path / "e", tokenizer_path=byte_tokenizer, keep_checkpoint=True
+        )
+
+
 def test_int8_stays_close_to_fp32_and_is_half_the_size(
     tmp_path: Path, small_checkpoint: Path, small_engine_dir: Path, byte_tokenizer: Path
 ) -> None:
@@ -111,7 +164,10 @@ def test_a_bad_checkpoint_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_a_tokenizer_of_another_model_is_refused_before_anything_is_written(
     tmp_path: Path, small_checkpoint: Path
 ) -> None:
-    with pytest.raises(EngineError, match="do not belong together"):
+    with pytest.raises(
+        EngineError,
+        match=r"fits a vocabulary of 1766 \(.*\): give the model.s own ranks with --tokenizer FILE",
+    ):
         build_onnx_engine(small_checkpoint, tmp_path / "engine")
     assert list(tmp_path.iterdir()) == []
 

@@ -54,7 +54,7 @@ def _replace_by_text(weights: Weights) -> None:
     ("damage", "message"),
     [
         (_remove_layer, r"lacks decoder\.blocks\.1.* more tensors: not a whole Whisper"),
-        (_transpose, r"mlp\.0\.weight has shape \(32, 128\), its dims ask for \(128, 32\)"),
+        (_transpose, r"mlp\.0\.weight has shape \(32, 128\), dims asks for \(128, 32\)"),
         (_poison, r"decoder\.ln\.bias holds NaN"),
         (_overflow, r"encoder\.conv1\.weight holds NaN or infinity"),
         (_add, r"has decoder\.blocks\.2\.attn\.key\.weight beyond"),

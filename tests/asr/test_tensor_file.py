@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
-from duplex_asr.asr.tensor_file import map_tensors, write_tensors
+from duplex_asr.asr.tensor_file import map_stored_tensors, map_tensors, write_tensors
 from duplex_asr.errors import EngineError
 
 TENSORS: dict[str, np.ndarray] = {
@@ -45,8 +46,7 @@ def test_values_stay_in_the_file(file: Path) -> None:
 
 
 def test_the_package_safetensors_reads_the_same(file: Path) -> None:
-    package = pytest.importorskip("safetensors.numpy", reason="the package is not needed to run")
-    for name, values in package.load_file(file).items():
+    for name, values in safetensors.numpy.load_file(file).items():
         np.testing.assert_array_equal(values, TENSORS[name])
 
 
@@ -89,6 +89,59 @@ def test_a_damaged_file_is_refused_with_what_to_do(tmp_path: Path, content: byte
     (tmp_path / "t").write_bytes(content)
     with pytest.raises(EngineError, match=r"is damaged .*duplex-asr build"):
         map_tensors(tmp_path / "t")
+
+
+def test_an_engine_is_not_made_of_types_that_only_checkpoints_have(tmp_path: Path) -> None:
+    (tmp_path / "t").write_bytes(_with_header(_entry(dtype="I64", offsets=(0, 16))))
+    assert map_stored_tensors(tmp_path / "t")["x"].dtype == "int64"
+    with pytest.raises(EngineError, match="x is of type int64"):
+        map_tensors(tmp_path / "t")
+
+
+def test_offsets_count_from_the_beginning_of_the_file(file: Path) -> None:
+    content = file.read_bytes()
+    for name, tensor in map_stored_tensors(file).items():
+        assert tensor.offset is not None
+        assert content[tensor.offset :].startswith(TENSORS[name].tobytes())
+
+
+def _places(*places: tuple[int, int]) -> dict[str, Any]:
+    return {
+        f"t{index}": {"dtype": "U8", "shape": [end - start], "data_offsets": [start, end]}
+        for index, (start, end) in enumerate(places)
+    }
+
+
+TWICE = b'{"a": {"dtype": "U8", "shape": [16], "data_offsets": [0, 16]}, "a": {}}'
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (_places((0, 8), (4, 16)), "t1 overlaps the one before"),
+        (_places((0, 8), (9, 16)), "t1 leaves a gap before it"),
+        (_places((4, 16)), "t0 leaves a gap before it"),
+        (_places((0, 8)), "8 bytes at its end belong to no tensor"),
+        (_places((0, 8), (8, 17)), "t1 ends at byte 17 and only 16 are there: it is truncated"),
+        (_entry(shape=[2.0], offsets=[0, 16]), "of x are no whole numbers"),
+        (_entry(shape=[True], offsets=[0, 16]), "of x are no whole numbers"),
+        (_entry(shape=[1 << 62, 0], offsets=[0, 16]), "beyond any file"),
+        (_entry(shape=[4] * 9, offsets=[0, 16]), "of x make no sense"),
+        (_entry(dtype="F8_E4M3", shape=[16], offsets=[0, 16]), "of the type F8_E4M3, which this"),
+        (_entry(dtype=[], shape=[16], offsets=[0, 16]), "does not know"),
+        (TWICE, "a is in its header twice"),
+        (b"[" * 50_000, "nested without end"),
+        (b"\xff{}", "can't decode"),
+    ],
+)
+def test_what_the_package_would_not_read_is_refused_with_the_reason(
+    tmp_path: Path, header: Any, message: str
+) -> None:
+    (tmp_path / "t").write_bytes(_with_header(header))
+    with pytest.raises(ValueError, match=message):
+        map_stored_tensors(tmp_path / "t")
+    with pytest.raises(Exception):  # noqa: B017  # its errors have no base class that is stable
+        safetensors.numpy.load_file(tmp_path / "t")
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

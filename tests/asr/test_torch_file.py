@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from duplex_asr.asr.torch_file import StoredTensor, read_torch_file
+from duplex_asr.asr.stored_tensor import StoredTensor
+from duplex_asr.asr.torch_file import read_torch_file
 from duplex_asr.errors import CheckpointError
 from tests.asr.torch_writer import Call, Global, write_torch_file
 

@@ -47,6 +47,8 @@ def build_onnx_engine(
         raise ConfigError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
     if keep_checkpoint and precision != "fp32":
         raise ConfigError("--keep-checkpoint goes with --precision fp32: int8 weights are others")
+    if keep_checkpoint and checkpoint_path.is_dir():
+        raise ConfigError("--keep-checkpoint takes one OpenAI-format file, not a folder")
 
     def write_files(checkpoint: Checkpoint, folder: Path) -> WrittenFiles:
         report(f"writing the {precision} graphs")

@@ -23,8 +23,8 @@ from duplex_asr.asr.export.engine_folder import Report, WrittenFiles, make_engin
 from duplex_asr.asr.export.quantisation import Form, quantise
 from duplex_asr.asr.manifest import TOKENIZER_NAME, Manifest
 from duplex_asr.asr.self_test import SELF_TEST_NAME, SelfTest, relative_error, self_test_mel
+from duplex_asr.asr.stored_tensor import StoredTensor
 from duplex_asr.asr.tensor_file import write_tensors
-from duplex_asr.asr.torch_file import StoredTensor
 from duplex_asr.errors import ConfigError, EngineError
 
 CUDA_PRECISIONS = ("fp16", "int8", "int4")
@@ -122,13 +122,13 @@ def convert(
     meant: dict[str, StoredTensor] = {}
     changed = original = 0.0
     for name in checkpoint.tensors:
-        weight = checkpoint.weight(name)
         form = _form_of(name, precision)
         if form is None:
-            half = _to_half(checkpoint.path, name, weight)
+            half = _to_half(checkpoint, name)
             stored[name] = half
             meant[name] = StoredTensor(half, "float16", None)
             continue
+        weight = checkpoint.weight(name)
         matrix = quantise(weight, form)
         stored[name], stored[f"{name}.scale"] = matrix.values, matrix.scale
         meant[name] = StoredTensor(matrix.restored, "float32", None)
@@ -146,13 +146,17 @@ def _form_of(name: str, precision: str) -> Form | None:
     return _FORMS.get(precision) if is_read_each_token else None
 
 
-def _to_half(path: Path, name: str, weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
+def _to_half(checkpoint: Checkpoint, name: str) -> npt.NDArray[np.float16]:
+    tensor = checkpoint.tensors[name]
+    if tensor.dtype == "float16":
+        return tensor.values  # they stay in the checkpoint's file until they are written
+    weight = tensor.to_float32()
     with np.errstate(over="ignore"):
         half = weight.astype(np.float16)
     if not np.isfinite(half).all():
         raise EngineError(
-            f"{path}: {name} holds values up to {np.abs(weight).max():.0f}, which half precision "
-            "cannot: build the model with --backend onnx"
+            f"{checkpoint.path}: {name} holds values up to {np.abs(weight).max():.0f}, which half "
+            "precision cannot: build the model with --backend onnx"
         )
     return half
 

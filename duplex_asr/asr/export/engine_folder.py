@@ -14,12 +14,13 @@ from pathlib import Path
 
 import duplex_asr
 from duplex_asr.asr.checkpoint import Checkpoint, read_checkpoint
+from duplex_asr.asr.engine import ModelDimensions
 from duplex_asr.asr.manifest import (
     TOKENIZER_NAME,
     Manifest,
     describe_files,
     read_manifest,
-    sha256_of,
+    sha256_of_source,
 )
 from duplex_asr.asr.tokenizer import Tokenizer, bundled_ranks, read_ranks
 from duplex_asr.errors import ConfigError, EngineError
@@ -65,18 +66,17 @@ def make_engine_folder(
     report("reading and checking the checkpoint")
     checkpoint = read_checkpoint(checkpoint_path)
     dimensions = checkpoint.dimensions
-    ranks_path = tokenizer_path or bundled_ranks(dimensions.is_multilingual)
-    Tokenizer(read_ranks(ranks_path), dimensions.n_vocab, dimensions.is_multilingual)
+    ranks_path = _find_ranks(tokenizer_path, dimensions)
     with _folder_that_appears_whole(output) as folder:
         shutil.copyfile(ranks_path, folder / TOKENIZER_NAME)
         written = write_files(checkpoint, folder)
         report("computing checksums")
         manifest = Manifest(
-            name=name or checkpoint_path.stem,
+            name=name or _name_of(checkpoint_path),
             backend=backend,
             precision=precision,
             dimensions=dimensions,
-            source_sha256=sha256_of(checkpoint_path),
+            source_sha256=sha256_of_source(checkpoint.files),
             files=describe_files(folder, [*written.names, TOKENIZER_NAME]),
             built_with=_versions(),
             decoding=decoding or {},
@@ -87,6 +87,28 @@ def make_engine_folder(
             report("trying the engine")
             try_engine(folder, manifest)
     return manifest
+
+
+def _find_ranks(given: Path | None, dimensions: ModelDimensions) -> Path:
+    """The rank file of a model; raises EngineError if it is none of this model."""
+    n_vocab, is_multilingual = dimensions.n_vocab, dimensions.is_multilingual
+    path = given or bundled_ranks(is_multilingual)
+    try:
+        Tokenizer(read_ranks(path), n_vocab, is_multilingual)
+    except EngineError as error:
+        if given is not None:
+            raise
+        raise EngineError(
+            f"no tokenizer of OpenAI's fits a vocabulary of {n_vocab} ({error}): give the model's "
+            "own ranks with --tokenizer FILE, a line for each token with its bytes in base64 and "
+            "its number"
+        ) from error
+    return path
+
+
+def _name_of(checkpoint_path: Path) -> str:
+    """What a model is called if nobody says: by its file or folder."""
+    return checkpoint_path.resolve().name if checkpoint_path.is_dir() else checkpoint_path.stem
 
 
 def _check_output(output: Path, overwrite: bool) -> None:
