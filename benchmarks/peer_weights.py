@@ -1,0 +1,130 @@
+"""One set of weights in the forms that other programs read, for gpu_peers.py and cpu_peers.py."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from duplex_asr.asr.engine import ModelDimensions
+from duplex_asr.asr.tokenizer import Tokenizer
+
+
+class Absent(Exception):
+    """Why a peer cannot be measured here."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every peer is given. tensors: by OpenAI's names; mel: float32 (n_mels, 3000)."""
+
+    name: str
+    tensors: dict[str, np.ndarray[Any, Any]]
+    dimensions: ModelDimensions
+    mel: np.ndarray[Any, Any]
+    tokenizer: Tokenizer
+    num_tokens: int
+    device: str = "cuda"
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        return self.tokenizer.prompt()
+
+    @property
+    def suppressed(self) -> tuple[int, ...]:
+        """Tokens that are never chosen, the end token among them."""
+        return (*self.tokenizer.suppressed_tokens, self.tokenizer.eot)
+
+
+def need(*modules: str) -> None:
+    """Raise Absent unless all modules are installed."""
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise Absent(f"the package {module} is not installed")
+
+
+def transformers_model(job: Job) -> Any:
+    """WhisperForConditionalGeneration with our weights, float32 on the CPU."""
+    import torch
+    from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+    dims, eot = job.dimensions, job.tokenizer.eot
+    config = WhisperConfig(
+        vocab_size=dims.n_vocab, num_mel_bins=dims.n_mels, d_model=dims.n_audio_state,
+        encoder_layers=dims.n_audio_layer, encoder_attention_heads=dims.n_audio_head,
+        decoder_layers=dims.n_text_layer, decoder_attention_heads=dims.n_text_head,
+        encoder_ffn_dim=4 * dims.n_audio_state, decoder_ffn_dim=4 * dims.n_audio_state,
+        max_source_positions=dims.n_audio_ctx, max_target_positions=dims.n_text_ctx,
+        decoder_start_token_id=job.prompt[0], eos_token_id=eot, pad_token_id=eot, bos_token_id=eot,
+    )  # fmt: skip
+    model = WhisperForConditionalGeneration(config)
+    state = {
+        _transformers_name(name): torch.from_numpy(values).float()
+        for name, values in job.tensors.items()
+    }
+    state["proj_out.weight"] = state["model.decoder.embed_tokens.weight"]
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    assert not missing and not unexpected, (missing, unexpected)
+    return model.eval()
+
+
+_TRANSFORMERS_NAMES = (
+    (".blocks.", ".layers."), (".cross_attn_ln.", ".encoder_attn_layer_norm."),
+    (".attn_ln.", ".self_attn_layer_norm."), (".mlp_ln.", ".final_layer_norm."),
+    (".cross_attn.", ".encoder_attn."), (".attn.", ".self_attn."), (".query.", ".q_proj."),
+    (".key.", ".k_proj."), (".value.", ".v_proj."), (".out.", ".out_proj."),
+    (".mlp.0.", ".fc1."), (".mlp.2.", ".fc2."), ("encoder.ln_post.", "encoder.layer_norm."),
+    ("decoder.ln.", "decoder.layer_norm."), ("token_embedding.", "embed_tokens."),
+    (".positional_embedding", ".embed_positions.weight"),
+)  # fmt: skip
+
+
+def _transformers_name(name: str) -> str:
+    for ours, theirs in _TRANSFORMERS_NAMES:
+        name = name.replace(ours, theirs)
+    return f"model.{name}"
+
+
+def transformers_generation_config(job: Job) -> Any:
+    """Greedy decoding that suppresses what ours does; the prompt is given with each call."""
+    from transformers import GenerationConfig
+
+    eot = job.tokenizer.eot
+    return GenerationConfig(
+        decoder_start_token_id=job.prompt[0], eos_token_id=eot, pad_token_id=eot,
+        no_timestamps_token_id=job.tokenizer.no_timestamps, is_multilingual=False,
+        return_timestamps=False,
+        suppress_tokens=list(job.suppressed), max_length=job.dimensions.n_text_ctx,
+        do_sample=False, num_beams=1,
+    )  # fmt: skip
+
+
+_CONTROL_TOKENS = (
+    "<|endoftext|>", "<|startoftranscript|>", "<|nospeech|>", "<|notimestamps|>",
+    "<|transcribe|>", "<|translate|>", "<|startofprev|>", "<|startoflm|>", "<|0.00|>",
+)  # fmt: skip
+
+
+def save_ctranslate2(job: Job, folder: Path, quantisation: str | None) -> None:
+    """Write CTranslate2's folder, quantised as its own converter does; None: as float32."""
+    need("ctranslate2")
+    if importlib.util.find_spec("transformers") is None:
+        raise Absent("its converter needs transformers, which is not installed")
+    from ctranslate2.converters.transformers import WhisperLoader
+
+    loader = WhisperLoader()
+    spec = loader.get_model_spec(transformers_model(job))
+    names = {job.tokenizer.special(name): name for name in _CONTROL_TOKENS}
+    spec.register_vocabulary(
+        [names.get(token, f"token {token}") for token in range(job.dimensions.n_vocab)]
+    )
+    spec.config.suppress_ids = list(job.suppressed)
+    spec.config.suppress_ids_begin = list(job.tokenizer.blank_tokens)
+    spec.config.lang_ids = []
+    spec.config.alignment_heads = [(0, 0)]
+    spec.validate()
+    spec.optimize(quantisation)
+    spec.save(str(folder))
