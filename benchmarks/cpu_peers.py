@@ -19,7 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from peer_weights import Absent, Job, need, save_ctranslate2
+from ggml_file import write_ggml
+from peer_weights import (
+    Absent,
+    Job,
+    need,
+    save_ctranslate2,
+    transformers_generation_config,
+    transformers_model,
+)
 
 from duplex_asr.asr.export.build import build_onnx_engine
 
@@ -58,10 +66,39 @@ def _ctranslate2_peer(compute_type: str) -> Peer:
     return Peer(f"faster-whisper {compute_type}", "faster-whisper", ("ctranslate2",), prepare)
 
 
+def _write_ggml(job: Job, checkpoint: Path, path: Path) -> None:
+    write_ggml(path, job)
+
+
+def _write_unfused(job: Job, checkpoint: Path, path: Path) -> None:
+    from unfused_graphs import write_unfused_graphs  # needs onnx
+
+    path.mkdir()
+    write_unfused_graphs(job, path)
+
+
+def _write_checkpoint(job: Job, checkpoint: Path, path: Path) -> None:
+    """Its own format, written by torch: our writer's files are not all that torch looks for."""
+    import torch
+
+    state = {name: torch.from_numpy(values).half() for name, values in job.tensors.items()}
+    torch.save({"dims": vars(job.dimensions), "model_state_dict": state}, path)
+
+
+def _save_transformers(job: Job, checkpoint: Path, path: Path) -> None:
+    model = transformers_model(job)
+    model.generation_config = transformers_generation_config(job)
+    model.save_pretrained(path)
+
+
 FASTER_WHISPER = _ctranslate2_peer("int8")
 OTHERS = (
     FASTER_WHISPER,
     _ctranslate2_peer("float32"),
+    Peer("whisper.cpp q8_0", "whisper.cpp", ("_pywhispercpp",), _write_ggml),
+    Peer("onnxruntime int8, unfused", "onnxruntime", ("onnx", "onnxruntime"), _write_unfused),
+    Peer("openai-whisper fp32", "openai-whisper", ("whisper", "torch"), _write_checkpoint),
+    Peer("transformers fp32", "transformers", ("transformers", "torch"), _save_transformers),
 )
 
 

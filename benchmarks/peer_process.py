@@ -66,9 +66,131 @@ def open_ctranslate2(model: str, work: Any, threads: int) -> tuple[Encode, Decod
     return encode, decode
 
 
+def open_whisper_cpp(model: str, work: Any, threads: int) -> tuple[Encode, Decode]:
+    """By the C functions of the library in pywhispercpp's wheel, without its Python around them."""
+    import ctypes
+
+    import _pywhispercpp
+
+    library = ctypes.CDLL(_pywhispercpp.__file__)
+    library.whisper_init_from_file.restype = ctypes.c_void_p
+    library.whisper_get_logits.restype = ctypes.POINTER(ctypes.c_float)
+    context = ctypes.c_void_p(library.whisper_init_from_file(model.encode()))
+    assert context, "whisper.cpp does not take the model file"
+    num_tokens_known = library.whisper_n_vocab(context)
+    pointer = work.mel.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+
+    def encode() -> None:
+        n_mels, num_frames = work.mel.shape
+        assert library.whisper_set_mel(context, pointer, num_frames, n_mels) == 0
+        assert library.whisper_encode(context, 0, threads) == 0
+
+    def advance(new: list[int], num_past: int) -> Any:
+        """The logits after the last of the new tokens."""
+        tokens = (ctypes.c_int32 * len(new))(*new)
+        assert library.whisper_decode(context, tokens, len(new), num_past, threads) == 0
+        logits = library.whisper_get_logits(context)
+        return np.ctypeslib.as_array(logits, (len(new), num_tokens_known))[-1]
+
+    return encode, lambda _: greedy(advance, work)
+
+
+def greedy(advance: Callable[[list[int], int], Any], work: Any) -> list[int]:
+    """The most probable token again and again, of those that are allowed."""
+    tokens: list[int] = []
+    new, num_past = work.prompt, 0
+    while len(tokens) < work.num_tokens:
+        scores = np.array(advance(new, num_past))
+        scores[work.suppressed] = -np.inf
+        if not tokens:
+            scores[work.blank] = -np.inf
+        num_past += len(new)
+        new = [int(scores.argmax())]
+        tokens += new
+    return tokens
+
+
+def open_openai_whisper(model: str, work: Any, threads: int) -> tuple[Encode, Decode]:
+    import torch
+    import whisper
+
+    torch.set_num_threads(threads)
+    loaded = whisper.load_model(model, device="cpu")
+    options = whisper.DecodingOptions(
+        language="en", without_timestamps=True, fp16=False, sample_len=work.num_tokens,
+        suppress_tokens=work.suppressed,
+    )  # fmt: skip
+
+    def encode() -> Any:
+        with torch.inference_mode():
+            return loaded.embed_audio(torch.from_numpy(work.mel)[None])
+
+    return encode, lambda features: whisper.decode(loaded, features, options)[0].tokens
+
+
+def open_transformers(model: str, work: Any, threads: int) -> tuple[Encode, Decode]:
+    import torch
+    from transformers import WhisperForConditionalGeneration
+
+    torch.set_num_threads(threads)
+    loaded = WhisperForConditionalGeneration.from_pretrained(model).eval()
+    prompt = torch.tensor([work.prompt])
+
+    def encode() -> Any:
+        with torch.inference_mode():
+            return loaded.get_encoder()(torch.from_numpy(work.mel)[None])
+
+    def decode(encoded: Any) -> list[int]:
+        with torch.inference_mode():
+            tokens = loaded.generate(
+                encoder_outputs=encoded, decoder_input_ids=prompt, max_new_tokens=work.num_tokens
+            )[0].tolist()  # fmt: skip
+        return tokens[-work.num_tokens :]
+
+    return encode, decode
+
+
+def open_unfused(model: str, work: Any, threads: int) -> tuple[Encode, Decode]:
+    """The graphs of unfused_graphs.py as a first try runs them: arrays in, arrays out."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    encoder, decoder = (
+        onnxruntime.InferenceSession(
+            f"{model}/{name}.onnx", options, providers=["CPUExecutionProvider"]
+        )
+        for name in ("encoder", "decoder")
+    )
+    cross_names = [each.name for each in encoder.get_outputs()]
+    shapes = {each.name: each.shape for each in decoder.get_inputs() if "self" in each.name}
+    empty = {
+        name: np.zeros((heads, 0, size), np.float32) for name, (heads, _, size) in shapes.items()
+    }
+    outputs = ["logits", *(f"new_{name}" for name in shapes)]
+
+    def decode(cross: list[Any]) -> list[int]:
+        fixed = dict(zip(cross_names, cross, strict=True))
+        past = dict(empty)
+
+        def advance(new: list[int], num_past: int) -> Any:
+            feeds = {"tokens": np.array(new), **past, **fixed}
+            logits, *values = decoder.run(outputs, feeds)
+            past.update(zip(past, values, strict=True))
+            return logits[-1]
+
+        return greedy(advance, work)
+
+    return lambda: encoder.run(cross_names, {"mel": work.mel}), decode
+
+
 OPENERS = {
     "duplex-asr": open_duplex_asr,
     "faster-whisper": open_ctranslate2,
+    "whisper.cpp": open_whisper_cpp,
+    "onnxruntime": open_unfused,
+    "openai-whisper": open_openai_whisper,
+    "transformers": open_transformers,
 }
 
 

@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 from cpu_peers import FASTER_WHISPER, Peer, PeerProcess, all_peers, our_peer, prepared, running
 from peer_weights import Absent, Job
+from peers_plot import draw
 from random_models import DIMENSIONS, write_random_checkpoint
 
 from duplex_asr.asr.checkpoint import read_checkpoint
@@ -207,7 +208,7 @@ def wanted_peers(options: argparse.Namespace) -> list[Peer]:
     return peers
 
 
-def print_table(models: dict[str, dict[str, Any]]) -> None:
+def print_table(models: dict[str, dict[str, Any]], machine: dict[str, Any]) -> None:
     for name, model in models.items():
         theirs = model["peers"].get(THEIRS)
         print(f"\n| {name} | encoder ms | decoder ms | total ms (p10-p90) | of {THEIRS} | "
@@ -229,6 +230,8 @@ def print_table(models: dict[str, dict[str, Any]]) -> None:
         print()
         for peer, reason in model["absent"].items():
             print(f"{name}: {peer} is absent: {reason}")
+    versions = ", ".join(f"{package} {version}" for package, version in machine["versions"].items())
+    print(f"{machine['cpu']}, cores {machine['cores']}, {machine['system']}; {versions}\n")
 
 
 def describe_machine(cores: Sequence[int]) -> dict[str, Any]:
@@ -265,6 +268,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, metavar="DIR",
                         help="keep converted models there for the next run")  # fmt: skip
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path, help="an SVG of times and memory")
     options = parser.parse_args()
     unknown = [*set(options.models) - set(DIMENSIONS), *set(options.precision) - set(PRECISIONS)]
     if unknown:
@@ -302,7 +306,7 @@ def main() -> int:
             name: compare(name, checkpoint, folder, options)
             for name, (checkpoint, folder) in checkpoints(options, work).items()
         }
-    print_table(models)
+    print_table(models, machine)
     result = worst_ratios(models)
     for name, value in result.items():
         print(f"{name}: {value}")
@@ -317,6 +321,12 @@ def main() -> int:
             "runs_a_round": RUNS_A_TURN,
         }
         options.json.write_text(json.dumps(content, indent=2) + "\n")
+    if options.plot:
+        caption = (
+            f"{machine['cpu']}, {len(options.cores)} cores, {options.tokens} tokens; "
+            f"dashed: {THEIRS}; thin lines: 10th to 90th percentile"
+        )
+        options.plot.write_text(draw(models, THEIRS, caption))
     without = [name for name, model in models.items() if THEIRS not in model["peers"]]
     if without:
         print(f"peers.py: {THEIRS} was not measured, so there is no ratio: run `pip install -r "

@@ -8,7 +8,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from duplex_asr.asr.engine import ModelDimensions
@@ -18,7 +20,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import cpu_peers
 import peers
+from ggml_file import q8_0
 from peer_weights import Absent, Job
+from peers_plot import draw
 
 REPO = Path(__file__).parents[1]
 # One narrow layer with the whole vocabulary of the English models.
@@ -33,6 +37,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def job(checkpoint: Path) -> Job:
     return peers.make_job(checkpoint, "narrow", 5)
+
+
+def other(name: str) -> cpu_peers.Peer:
+    return next(each for each in cpu_peers.OTHERS if each.name == name)
 
 
 def measured(total_ms: float, peak_mb: float) -> dict[str, object]:
@@ -115,6 +123,44 @@ def test_a_model_that_could_not_be_converted_leaves_nothing_that_a_later_run_tak
             cpu_peers.prepared(peer, job, tmp_path / "none.pt", tmp_path)
 
 
+def test_a_plain_graph_chooses_the_tokens_that_we_choose(
+    checkpoint: Path, job: Job, tmp_path: Path
+) -> None:
+    both = [cpu_peers.our_peer("int8"), other("onnxruntime int8, unfused")]
+    found, absent = peers.measure(both, job, checkpoint, tmp_path, 1, 1)
+    assert not absent
+    ours, theirs = (each.runs[-1]["tokens"] for each in found)
+    assert ours == theirs
+
+
+def test_a_block_of_q8_0_is_a_scale_and_32_steps() -> None:
+    values = np.linspace(-2, 2, 64, dtype=np.float32).reshape(1, 64)
+    blocks = np.frombuffer(q8_0(values), [("scale", "<f2"), ("steps", "i1", 32)])
+    restored = blocks["scale"][:, None].astype(np.float32) * blocks["steps"]
+    assert blocks.nbytes == 2 * 34
+    assert np.abs(restored.reshape(1, 64) - values).max() < 0.01
+    assert q8_0(np.zeros((1, 32), np.float32)) == bytes(34)
+
+
+def test_the_plot_shows_each_peer_with_its_figures() -> None:
+    figures = {"median": 300.0, "p10": 290.0, "p90": 310.0}
+    row = {"total_ms": figures, "encoder_ms": figures, "peak_mb": 250.0}
+    picture = draw({"base.en": {"peers": {peers.OURS: row}}, "none": {"peers": {}}}, "?", "2 cores")
+    texts = {each.text for each in ElementTree.fromstring(picture).iter() if each.text}
+    assert {"base.en", "duplex-asr int8", "300", "250", "2 cores"} <= texts
+
+
+@pytest.mark.skipif(importlib.util.find_spec("_pywhispercpp") is None, reason="needs pywhispercpp")
+def test_whisper_cpp_reads_our_file_and_chooses_the_tokens_that_we_choose(
+    checkpoint: Path, job: Job, tmp_path: Path
+) -> None:
+    both = [cpu_peers.our_peer("fp32"), other("whisper.cpp q8_0")]
+    found, absent = peers.measure(both, job, checkpoint, tmp_path, 1, 1)
+    assert not absent
+    ours, theirs = (each.runs[-1]["tokens"] for each in found)
+    assert ours == theirs
+
+
 @pytest.mark.skipif(
     importlib.util.find_spec("ctranslate2") is None
     or importlib.util.find_spec("transformers") is None,
@@ -123,7 +169,7 @@ def test_a_model_that_could_not_be_converted_leaves_nothing_that_a_later_run_tak
 def test_faster_whisper_chooses_the_tokens_that_we_choose(
     checkpoint: Path, job: Job, tmp_path: Path
 ) -> None:
-    both = [cpu_peers.our_peer("fp32"), next(p for p in cpu_peers.OTHERS if "float32" in p.name)]
+    both = [cpu_peers.our_peer("fp32"), other("faster-whisper float32")]
     found, absent = peers.measure(both, job, checkpoint, tmp_path, 1, 1)
     assert not absent
     ours, theirs = (each.runs[-1]["tokens"] for each in found)
