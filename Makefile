@@ -16,8 +16,8 @@ demo: $(VENV)/.base
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not reference" $(PYTEST_ARGS)
 
-# Comparison with openai-whisper on the same weights; it brings torch. Kokoro is not compared: its
-# package needs numpy 2, which the oldest versions that are tested do not have.
+# Comparison with openai-whisper and transformers on the same weights; it brings torch. Kokoro is
+# not compared: its package needs numpy 2, which the oldest versions that are tested do not have.
 reference: $(VENV)/.reference
 	$(BIN)/python -m pytest -m reference $(PYTEST_ARGS)
 
@@ -49,8 +49,8 @@ $(VENV)/.dev: $(BIN)/python setup.cfg
 
 # Without its dependencies, since openai-whisper would bring a GPU compiler that nothing here needs.
 $(VENV)/.reference: $(VENV)/.dev
-	@echo "Installing torch, openai-whisper and kokoro-onnx into $(VENV) (once) ..."
-	$(PIP) 'torch>=2.4' more-itertools numba tqdm
+	@echo "Installing torch, openai-whisper, transformers and kokoro-onnx into $(VENV) (once) ..."
+	$(PIP) 'torch>=2.4' 'transformers>=4.46' more-itertools numba tqdm
 	$(PIP) --no-deps openai-whisper==20250625
 	$(PIP) -e '.[kokoro]'
 	@touch $@
