@@ -19,6 +19,7 @@ from duplex_asr.build_command import build
 from duplex_asr.check_command import check_config, naming
 from duplex_asr.doctor import command as doctor_command
 from duplex_asr.errors import AudioError, DuplexAsrError, GpuLostError
+from duplex_asr.evaluation import command as eval_command
 
 EXIT_CODES = """exit codes:
   0  done
@@ -96,6 +97,8 @@ def make_parser() -> argparse.ArgumentParser:
     check_command.add_options(_add_command(commands, "check-config", check_config, summary))
     summary = "find what keeps it from working, and why"
     doctor_command.add_options(_add_command(commands, "doctor", doctor_command.doctor, summary))
+    summary = "word errors of an engine on recordings with known texts"
+    eval_command.add_options(_add_command(commands, "eval", eval_command.evaluate_command, summary))
     return parser
 
 

@@ -18,7 +18,7 @@ from tests.daemon_process import DEMO
 
 COMMANDS = (
     "serve", "listen", "say", "stop", "status", "transcribe", "build", "devices", "check-config",
-    "doctor",
+    "doctor", "eval",
 )  # fmt: skip
 
 

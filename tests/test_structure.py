@@ -67,6 +67,7 @@ JOIN_STAGES = {
     "doctor/heard.py",
     "doctor/engine.py",
     "doctor/service.py",
+    "evaluation/recognition.py",
     "cli.py",
 }
 # Libraries that only one place may import.
@@ -85,6 +86,10 @@ HOMES = {
     "wyoming": "service/",
     "tiktoken": "asr/tokenizer.py",
     "resvg_py": "debugging/picture.py",
+    "jiwer": "evaluation/scoring.py",
+    "whisper_normalizer": "evaluation/scoring.py",
+    "jinja2": ("evaluation/html_report.py", "evaluation/scoring.py"),
+    "tqdm": ("evaluation/command.py", "evaluation/scoring.py"),
     "pycuda": "gpu.py",
     "tensorrt": "tensorrt_session.py",
     "tensorrt_llm": "asr/engines/trtllm",

@@ -1,0 +1,1 @@
+"""Recordings with known texts in, word errors with every figure behind them out."""

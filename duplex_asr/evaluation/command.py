@@ -1,0 +1,147 @@
+"""`duplex-asr eval`: a data set and an engine in, word errors and reports out."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shlex
+import signal
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from duplex_asr.errors import AudioError, ConfigError
+
+if TYPE_CHECKING:
+    from duplex_asr.config import Config
+    from duplex_asr.evaluation.dataset import Dataset
+
+EPILOG = """A DATASET is a manifest (JSON lines, CSV or TSV with a path and a text a row, paths
+relative to it), a folder that holds one as manifest.jsonl, a folder below that, or a folder in
+LibriSpeech's layout. A text "" says that nobody speaks: words that are heard there are counted as
+hallucinated, not as errors. Where no text is known that is assumed of folders called noise, music
+or silence; what is in others is heard and not scored.
+
+--path whole (default) gives the engine each recording as one utterance, which is how published word
+errors of Whisper are made: clips of a data set are cut at the first sample, and have no silence in
+which a voice detector could notice a beginning. Recordings above 30 s go the daemon's path.
+--path daemon is what `serve` and `transcribe` do with the same sound: voice detector, endpointer,
+guards. The difference of both is what the voice detector costs.
+
+exit codes: as `duplex-asr --help`; 4 if a recording could not be evaluated (the others are),
+130 after Ctrl-C, with reports of what was done until then
+"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOG
+    parser.add_argument("datasets", nargs="+", type=Path, metavar="DATASET")
+    parser.add_argument("--engine", metavar="DIR", help="engine folder [engine.path]")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with settings")
+    parser.add_argument("--threads", type=int, metavar="N", help="[engine.threads]")
+    parser.add_argument(
+        "--path", choices=("daemon", "whole"), default="whole", dest="hearing_path",
+        help="each recording as one utterance, or cut by the voice detector",
+    )  # fmt: skip
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="at most N recordings of a data set, spread evenly"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="all figures and recordings")
+    parser.add_argument(
+        "--utterances", type=Path, metavar="FILE",
+        help="the recordings as JSON lines here instead of in --json",
+    )  # fmt: skip
+    parser.add_argument(
+        "--audio-dir", type=Path, metavar="DIR",
+        help="where the recordings of a manifest are, by their file names",
+    )  # fmt: skip
+    parser.add_argument(
+        "--non-speech", action="store_true", help="nobody speaks where no text is known"
+    )
+
+
+def evaluate_command(options: argparse.Namespace) -> int:
+    """`duplex-asr eval`."""
+    from duplex_asr.evaluation.scoring import check_installed
+    from duplex_asr.evaluation.whole_file import check_writable
+
+    check_installed()
+    if options.limit is not None and options.limit < 1:
+        raise ConfigError(f"--limit {options.limit}: it must be at least 1")
+    for output in (options.json, options.utterances):
+        if output is not None:
+            check_writable(output)
+    return _evaluate(options)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from duplex_asr.evaluation.interrupt import Interrupt
+    from duplex_asr.evaluation.recognition import Recogniser
+    from duplex_asr.evaluation.report import as_lines, as_report, write_json
+    from duplex_asr.evaluation.run import evaluate
+    from duplex_asr.evaluation.scoring import normaliser_for
+    from duplex_asr.evaluation.spool import Spool
+    from duplex_asr.evaluation.whole_file import whole_file
+
+    datasets = _open_datasets(options)
+    recogniser = Recogniser.load(_config(options), options.hearing_path)
+    normalise = normaliser_for(recogniser.config.transcription.language)
+    with contextlib.closing(recogniser), Spool() as spool:
+        with Interrupt() as interrupt, _progress(datasets, recogniser.manifest.name) as steps:
+            run = evaluate(datasets, recogniser, normalise, spool, interrupt, steps)
+        report = as_report(run, recogniser.describe(), _command_line())
+        if options.utterances is not None:
+            with whole_file(options.utterances) as file:
+                file.writelines(f"{line}\n" for line in spool.lines())
+        if options.json is not None:
+            with whole_file(options.json) as file:
+                write_json(report, None if options.utterances else spool, file)
+    for line in as_lines(report):
+        print(line)
+    return _exit_code(report)
+
+
+def _config(options: argparse.Namespace) -> Config:
+    from duplex_asr.config import load_config
+
+    engine = {"path": options.engine, "threads": options.threads}
+    given = {key: value for key, value in engine.items() if value is not None}
+    return load_config(options.config, {"engine": given})
+
+
+def _open_datasets(options: argparse.Namespace) -> list[Dataset]:
+    """All of them, before anything is heard; of two with one name, by their paths."""
+    from duplex_asr.evaluation.dataset import open_dataset
+
+    datasets: dict[str, Dataset] = {}
+    for path in options.datasets:
+        dataset = open_dataset(path, options.audio_dir, options.non_speech)
+        if dataset.name in datasets:
+            dataset = replace(dataset, name=str(path))
+        datasets[dataset.name] = dataset.spread(options.limit or len(dataset.recordings))
+    return list(datasets.values())
+
+
+@contextlib.contextmanager
+def _progress(datasets: Sequence[Dataset], engine: str) -> Iterator[Iterable[int]]:
+    """One line, and on a terminal a bar, to be advanced by one a recording."""
+    from tqdm import tqdm
+
+    tqdm.monitor_interval = 0  # no thread of its own
+    num = sum(len(each.recordings) for each in datasets)
+    print(f"hearing {num} recordings with {engine}", file=sys.stderr, flush=True)
+    with tqdm(range(num), unit=" recordings", disable=None, leave=False) as bar:
+        yield bar
+
+
+def _command_line() -> str:
+    return shlex.join(["duplex-asr", *sys.argv[1:]])
+
+
+def _exit_code(report: dict[str, Any]) -> int:
+    if report["partial"]:
+        return 128 + signal.SIGINT
+    return AudioError.exit_code if report["problems"] else 0
