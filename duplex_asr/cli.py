@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 import duplex_asr
-from duplex_asr import check_command
+from duplex_asr import check_command, show_devices
 from duplex_asr.build_command import build
 from duplex_asr.check_command import check_config, naming
 from duplex_asr.doctor import command as doctor_command
@@ -92,7 +92,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_transcribe(commands)
     _add_timeline(commands)
     _add_build(commands)
-    _add_devices(commands)
+    summary = "list microphones and speakers"
+    show_devices.add_options(_add_command(commands, "devices", show_devices.devices, summary))
     summary = "check a configuration and its engine without opening a device"
     check_command.add_options(_add_command(commands, "check-config", check_config, summary))
     summary = "find what keeps it from working, and why"
@@ -276,11 +277,6 @@ def _add_build(commands: Any) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an engine folder")
 
 
-def _add_devices(commands: Any) -> None:
-    parser = _add_command(commands, "devices", devices, "list microphones and speakers")
-    parser.add_argument("--json", action="store_true", help="one JSON object a device")
-
-
 def transcribe(options: argparse.Namespace) -> int:
     """`duplex-asr transcribe`: goes on with the next file when one cannot be read."""
     from duplex_asr.asr.engines import find_engine, load_engine
@@ -327,13 +323,6 @@ def timeline(options: argparse.Namespace) -> int:
     )
     print(output)
     return 0
-
-
-def devices(options: argparse.Namespace) -> int:
-    """`duplex-asr devices`."""
-    from duplex_asr.show_devices import show_devices
-
-    return show_devices(options.json)
 
 
 def serve(options: argparse.Namespace) -> int:

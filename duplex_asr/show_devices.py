@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from dataclasses import asdict
 
-from duplex_asr.audio.devices import list_devices
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="one JSON object a device")
 
 
-def show_devices(as_json: bool) -> int:
-    """Print what there is; the exit code."""
+def devices(options: argparse.Namespace) -> int:
+    """`duplex-asr devices`: print what there is."""
+    from duplex_asr.audio.devices import list_devices
+
     found = list_devices()
-    if as_json:
+    if options.json:
         for device in found:
             print(json.dumps(asdict(device), ensure_ascii=False))
         return 0
