@@ -296,9 +296,9 @@ from duplex_asr.errors import GpuLostError
 def lose(_options):
     raise GpuLostError("the GPU failed")
 
-cli.devices = lose
+cli.transcribe = lose
 atexit.register(print, "waited for the GPU")
-cli.main(["devices"])
+cli.main(["transcribe", "x.wav"])
 """
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert answer.returncode == 1
