@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from ctranslate2_folder import save_ctranslate2
 from ggml_file import write_ggml
 from peer_weights import (
     Absent,
     Job,
     need,
-    save_ctranslate2,
     transformers_generation_config,
     transformers_model,
 )

@@ -13,13 +13,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from peer_weights import (
-    Absent,
-    Job,
-    save_ctranslate2,
-    transformers_generation_config,
-    transformers_model,
-)
+from ctranslate2_folder import save_ctranslate2
+from peer_weights import Absent, Job, transformers_generation_config, transformers_model
 
 Run = Callable[[], list[int]]
 MODULES = {
@@ -38,7 +33,7 @@ def open_peer(name: str, job: Job) -> Run:
         raise Absent("its wheel has no CUDA code, and it takes ggml files only")
     if importlib.util.find_spec(module) is None:
         raise Absent(f"the package {module} is not installed")
-    if importlib.util.find_spec("torch") is None:
+    if module != "ctranslate2" and importlib.util.find_spec("torch") is None:
         raise Absent("needs torch, which is not installed")
     opened = {
         "torch": _torch_graph,

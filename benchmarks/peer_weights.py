@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -100,31 +99,3 @@ def transformers_generation_config(job: Job) -> Any:
         suppress_tokens=list(job.suppressed), max_length=job.dimensions.n_text_ctx,
         do_sample=False, num_beams=1,
     )  # fmt: skip
-
-
-_CONTROL_TOKENS = (
-    "<|endoftext|>", "<|startoftranscript|>", "<|nospeech|>", "<|notimestamps|>",
-    "<|transcribe|>", "<|translate|>", "<|startofprev|>", "<|startoflm|>", "<|0.00|>",
-)  # fmt: skip
-
-
-def save_ctranslate2(job: Job, folder: Path, quantisation: str | None) -> None:
-    """Write CTranslate2's folder, quantised as its own converter does; None: as float32."""
-    need("ctranslate2")
-    if importlib.util.find_spec("transformers") is None:
-        raise Absent("its converter needs transformers, which is not installed")
-    from ctranslate2.converters.transformers import WhisperLoader
-
-    loader = WhisperLoader()
-    spec = loader.get_model_spec(transformers_model(job))
-    names = {job.tokenizer.special(name): name for name in _CONTROL_TOKENS}
-    spec.register_vocabulary(
-        [names.get(token, f"token {token}") for token in range(job.dimensions.n_vocab)]
-    )
-    spec.config.suppress_ids = list(job.suppressed)
-    spec.config.suppress_ids_begin = list(job.tokenizer.blank_tokens)
-    spec.config.lang_ids = []
-    spec.config.alignment_heads = [(0, 0)]
-    spec.validate()
-    spec.optimize(quantisation)
-    spec.save(str(folder))
