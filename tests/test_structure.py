@@ -67,6 +67,7 @@ JOIN_STAGES = {
     "doctor/heard.py",
     "doctor/engine.py",
     "doctor/service.py",
+    "evaluation/plots.py",
     "evaluation/recognition.py",
     "cli.py",
 }

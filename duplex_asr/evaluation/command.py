@@ -50,6 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--limit", type=int, metavar="N", help="at most N recordings of a data set, spread evenly"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="all figures and recordings")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="one page to read")
     parser.add_argument(
         "--utterances", type=Path, metavar="FILE",
         help="the recordings as JSON lines here instead of in --json",
@@ -71,13 +72,14 @@ def evaluate_command(options: argparse.Namespace) -> int:
     check_installed()
     if options.limit is not None and options.limit < 1:
         raise ConfigError(f"--limit {options.limit}: it must be at least 1")
-    for output in (options.json, options.utterances):
+    for output in (options.json, options.html, options.utterances):
         if output is not None:
             check_writable(output)
     return _evaluate(options)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    from duplex_asr.evaluation.html_report import write_html
     from duplex_asr.evaluation.interrupt import Interrupt
     from duplex_asr.evaluation.recognition import Recogniser
     from duplex_asr.evaluation.report import as_lines, as_report, write_json
@@ -99,6 +101,9 @@ def _evaluate(options: argparse.Namespace) -> int:
         if options.json is not None:
             with whole_file(options.json) as file:
                 write_json(report, None if options.utterances else spool, file)
+        if options.html is not None:
+            with whole_file(options.html) as file:
+                write_html(report, run, file)
     for line in as_lines(report):
         print(line)
     return _exit_code(report)

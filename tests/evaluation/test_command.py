@@ -82,7 +82,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_goes_on(
     lines, summary = tmp_path / "all.jsonl", tmp_path / "summary.json"
     answer = run(
         write_manifest(tmp_path / "list.jsonl", rows), "--path", "daemon",
-        "--utterances", lines, "--json", summary,
+        "--utterances", lines, "--json", summary, "--html", tmp_path / "page.html",
     )  # fmt: skip
     assert answer.returncode == 4 and "Traceback" not in answer.stderr
     assert "gone.flac is listed and there is no such file" in answer.stdout
@@ -92,8 +92,9 @@ def test_what_cannot_be_read_is_named_and_the_rest_goes_on(
     (record,) = map(json.loads, lines.read_text(encoding="utf-8").splitlines())
     assert record["recording"] == name
     assert record["alignment"] == [["substitute", "3", "computer"]]
+    assert "caf\\xe9.flac" in (tmp_path / "page.html").read_text(encoding="utf-8")
     assert sorted(os.listdir(tmp_path)) == sorted(
-        [name, "broken.flac", "list.jsonl", "all.jsonl", "summary.json"]
+        [name, "broken.flac", "list.jsonl", "all.jsonl", "summary.json", "page.html"]
     )
 
 
