@@ -89,6 +89,7 @@ class HeldEngine:
         self._engine = engine
         self.name, self.dimensions = engine.name, engine.dimensions
         self.tokenizer, self.thresholds = engine.tokenizer, engine.thresholds
+        self.backend = engine.backend
 
     def encode(self, mel: Any, cancellation: Cancellation | None = None) -> EncodedAudio:
         return self._engine.encode(mel, cancellation)
@@ -116,7 +117,9 @@ class TimedSpeech:
         info = RecognizerInfo(self._engine.name, ("en",), "")
         return LoadedSpeech(info, self._transcribe, lambda: None)
 
-    def _transcribe(self, utterance: Any, cancellation: Cancellation, draft: Any) -> Any:
+    def _transcribe(
+        self, utterance: Any, cancellation: Cancellation, draft: Any, hints: Any
+    ) -> Any:
         cancelled_at = 0.0
         set_flag = cancellation.set
 

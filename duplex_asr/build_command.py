@@ -49,7 +49,7 @@ def build(options: argparse.Namespace) -> int:
 
 
 def _parse_thresholds(texts: Sequence[str]) -> dict[str, float]:
-    from duplex_asr.asr.transcriber import USUAL_THRESHOLDS
+    from duplex_asr.asr.guards import USUAL_THRESHOLDS
 
     thresholds = {}
     for text in texts:

@@ -24,6 +24,7 @@ def check_config(options: argparse.Namespace) -> int:
     from duplex_asr.asr.engines.cuda_library import CudaLibrary, find_library
     from duplex_asr.asr.manifest import TOKENIZER_NAME, check_files, read_manifest
     from duplex_asr.asr.tokenizer import Tokenizer, read_ranks
+    from duplex_asr.asr.transcriber import check_transcription
     from duplex_asr.audio.sources import check_source
     from duplex_asr.config import load_config
     from duplex_asr.memory_ledger import MemoryLedger, memory_needs, parts_in_turn
@@ -45,7 +46,8 @@ def check_config(options: argparse.Namespace) -> int:
     dimensions = manifest.dimensions
     ranks = read_ranks(folder / TOKENIZER_NAME)
     tokenizer = Tokenizer(ranks, dimensions.n_vocab, dimensions.is_multilingual)
-    tokenizer.prompt(config.transcription.language)
+    with naming(options.file):
+        check_transcription(config.transcription, tokenizer, manifest.backend)
     load_voice(config.voice).close()
     if options.json:
         print(json.dumps(asdict(config), indent=2))

@@ -14,11 +14,11 @@ from types import FrameType
 from typing import Any
 
 import duplex_asr
-from duplex_asr import check_command, show_devices
+from duplex_asr import check_command, show_devices, transcribe_command
 from duplex_asr.build_command import build
 from duplex_asr.check_command import check_config, naming
 from duplex_asr.doctor import command as doctor_command
-from duplex_asr.errors import AudioError, DuplexAsrError, GpuLostError
+from duplex_asr.errors import DuplexAsrError, GpuLostError
 from duplex_asr.evaluation import command as eval_command
 
 EXIT_CODES = """exit codes:
@@ -219,12 +219,7 @@ def _add_transcribe(commands: Any) -> None:
         commands, "transcribe", transcribe, "transcribe recordings without a daemon"
     )
     _add_config_options(parser)
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    parser.add_argument("--json", action="store_true", help="one JSON object an utterance")
-    parser.add_argument(
-        "--whole-file", action="store_true",
-        help="skip the voice detector and take the first 30 s as one utterance",
-    )  # fmt: skip
+    transcribe_command.add_options(parser)
 
 
 def _add_timeline(commands: Any) -> None:
@@ -278,36 +273,13 @@ def _add_build(commands: Any) -> None:
 
 
 def transcribe(options: argparse.Namespace) -> int:
-    """`duplex-asr transcribe`: goes on with the next file when one cannot be read."""
-    from duplex_asr.asr.engines import find_engine, load_engine
-    from duplex_asr.asr.transcriber import Transcriber
-    from duplex_asr.config import load_config
-    from duplex_asr.offline import as_json, as_line, transcribe_file, transcribe_whole_file
-
-    overrides = _overrides(options, engine="engine.path", threads="engine.threads")
-    config = load_config(options.config, overrides)
-    engine = load_engine(find_engine(config.engine.path), config.engine.threads, config.cuda)
-    transcriber = Transcriber(engine, config.transcription)
-    exit_code = 0
-    for path in options.files:
-        try:
-            if options.whole_file:
-                transcripts = transcribe_whole_file(path, transcriber)
-            else:
-                transcripts = transcribe_file(path, transcriber, config)
-            if not options.json and len(options.files) > 1:
-                print(f"{path}:", flush=True)
-            for transcript in transcripts:
-                if options.json:
-                    line = json.dumps(as_json(path, transcript), ensure_ascii=False)
-                else:
-                    line = as_line(transcript)
-                print(line, flush=True)
-        except AudioError as error:
-            print(f"duplex-asr: {error}", file=sys.stderr)
-            exit_code = error.exit_code
-    engine.close()
-    return exit_code
+    """`duplex-asr transcribe`."""
+    overrides = _overrides(
+        options, engine="engine.path", threads="engine.threads",
+        language="transcription.language", task="transcription.task",
+        timestamps="transcription.timestamps", context="transcription.context",
+    )  # fmt: skip
+    return transcribe_command.transcribe(options, overrides)
 
 
 def timeline(options: argparse.Namespace) -> int:

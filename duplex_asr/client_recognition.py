@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
+from duplex_asr.asr.hints import Hints
 from duplex_asr.asr.transcript import Transcript
 from duplex_asr.audio.frames import Frame, FrameCutter
 from duplex_asr.audio.resampling import PcmStream
@@ -96,7 +97,11 @@ class ClientRecognizer:
         return await self._info()
 
     def start(
-        self, client: str, pcm_format: PcmFormat, on_committed: OnCommitted | None
+        self,
+        client: str,
+        pcm_format: PcmFormat,
+        on_committed: OnCommitted | None,
+        hints: Hints | None = None,
     ) -> ClientRecognition:
         numbers = itertools.count(1)
         recording = next(self._recording_numbers)
@@ -109,6 +114,7 @@ class ClientRecognizer:
             self._counts,
             self.partial_interval_ms,
             on_committed,
+            hints or Hints(),
         )
 
 
@@ -131,7 +137,10 @@ class ClientRecognition:
         counts: SpeculationCounts,
         partial_interval_ms: int,
         on_committed: Callable[[str], None] | None = None,
+        hints: Hints | None = None,
     ) -> None:
+        self._hints = hints or Hints()
+        self.language = self._hints.language
         self._pcm_stream = pcm_stream
         self._new_endpointer = new_endpointer
         self._endpointer: Endpointer | None = None
@@ -148,6 +157,7 @@ class ClientRecognition:
             Rank.CLIENT_ATTEMPT,
             partial_interval_ms if on_committed is not None else 0,
             lambda hypothesis: post(told.tell, hypothesis.committed),
+            self._hints,
         )
 
     async def push(self, pcm: bytes) -> None:
@@ -205,13 +215,17 @@ class ClientRecognition:
 
         def on_transcript(job: TranscriptionJob, transcript: Transcript) -> None:
             believed = "" if transcript.rejected else transcript.text
+            if believed:
+                self.language = transcript.language
             post(told.finish_utterance, believed)
             post(_settle, text, believed)
 
         def on_failure(job: TranscriptionJob, code: str, reason: str) -> None:
             post(_settle, text, RecognitionError(code, reason))
 
-        job = TranscriptionJob(utterance, endpoint, Rank.CLIENT_FINAL, on_transcript, on_failure)
+        job = TranscriptionJob(
+            utterance, endpoint, Rank.CLIENT_FINAL, on_transcript, on_failure, hints=self._hints
+        )
         if not self._early.finish(job) and not self._queue.put(job):
             job.fail(*self._queue.refusal())
         self._early.end()

@@ -374,7 +374,6 @@ class Daemon:
             self._post(self._end_run, exc)
 
     def _know_engine(self, info: RecognizerInfo) -> None:
-        self._recognition.language = info.languages[0]
         self._post(self._set_engine_info, info)
 
     def _set_engine_info(self, info: RecognizerInfo) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from duplex_asr.asr.agreement import Agreement
+from duplex_asr.asr.hints import Hints
 from duplex_asr.asr.sentences import ending_of
 from duplex_asr.asr.transcript import Transcript
 from duplex_asr.audio.frames import SAMPLES_PER_MS
@@ -72,7 +73,7 @@ class EarlyTranscription:
 
     attempt_rank: of the jobs in the queue. partial_interval_ms: sound between two partials, 0 for
     none; a new value holds from the next utterance on. on_hypothesis: called in the transcribe
-    thread.
+    thread. hints: for all of its jobs.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class EarlyTranscription:
         attempt_rank: Rank,
         partial_interval_ms: int,
         on_hypothesis: Callable[[Hypothesis], None],
+        hints: Hints | None = None,
     ) -> None:
         self._queue = queue
         self._counts = counts
@@ -89,6 +91,7 @@ class EarlyTranscription:
         self.partial_interval_ms = partial_interval_ms
         self._interval = partial_interval_ms * SAMPLES_PER_MS
         self._on_hypothesis = on_hypothesis
+        self._hints = hints or Hints()
         self._attempt: TranscriptionJob | None = None
         self._partial: TranscriptionJob | None = None
         self._telling = threading.Lock()
@@ -185,7 +188,9 @@ class EarlyTranscription:
             else:
                 self._hear(known, job, transcript)
 
-        return TranscriptionJob(utterance, utterance.end, rank, hear, self._note_loss, known.draft)
+        return TranscriptionJob(
+            utterance, utterance.end, rank, hear, self._note_loss, known.draft, self._hints
+        )
 
     # In the transcribe thread.
 

@@ -25,6 +25,7 @@ from duplex_asr.hearing.endpointer import Endpointer, HearingEvent, NoSpeech, Pa
 from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.hearing.vad import load_detector
 from duplex_asr.service import events
+from duplex_asr.service.transcript_event import from_transcript
 
 
 @dataclass
@@ -102,7 +103,6 @@ class _Listener:
         self._source = source
         self._endpointer = endpointer
         self._transcriber = transcriber
-        self._language = config.language
         self._interval = config.partial_interval_ms * SAMPLES_PER_MS
         self._first = first
         self._position = 0
@@ -155,7 +155,7 @@ class _Listener:
                 utterance.end_ms,
                 transcript.text,
                 self._agreement.push(transcript.text),
-                self._language,
+                transcript.language,
                 _stages(transcript),
             )
         )
@@ -201,10 +201,9 @@ class _Listener:
             "latency_ms": endpoint_ms + final_ms,
         }
         self.events.append(
-            events.from_transcript(
+            from_transcript(
                 transcript,
                 source=self._source,
-                language=self._language,
                 timings=timings,
                 speculative=speculative,
             )

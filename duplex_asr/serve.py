@@ -11,9 +11,11 @@ import sys
 from pathlib import Path
 
 from duplex_asr import __version__
+from duplex_asr.asr.engine import SpeechEngine
 from duplex_asr.asr.engines import find_engine, load_engine
+from duplex_asr.asr.hints import Hints
 from duplex_asr.asr.manifest import read_manifest
-from duplex_asr.asr.transcriber import Transcriber
+from duplex_asr.asr.transcriber import AUTO, Transcriber
 from duplex_asr.asr.transcript import Transcript
 from duplex_asr.audio.microphone import MicrophoneSource
 from duplex_asr.audio.sources import Source, open_source
@@ -203,13 +205,24 @@ def load_speech(config: Config, engine_folder: Path) -> LoadedSpeech:
     """The engine with its transcriber; raises EngineError."""
     engine = load_engine(engine_folder, config.engine.threads, config.cuda)
     transcriber = Transcriber(engine, config.transcription)
-    language = config.transcription.language if engine.dimensions.is_multilingual else "en"
     backend = read_manifest(engine_folder).backend
-    info = RecognizerInfo(engine.name, (language,), __version__, backend, str(engine_folder))
+    info = RecognizerInfo(
+        engine.name, spoken_languages(config, engine), __version__, backend, str(engine_folder)
+    )
 
     def transcribe(
-        utterance: Utterance, cancellation: Cancellation, draft: tuple[int, ...]
+        utterance: Utterance, cancellation: Cancellation, draft: tuple[int, ...], hints: Hints
     ) -> Transcript:
-        return transcriber.transcribe(utterance, cancellation=cancellation, draft=draft)
+        return transcriber.transcribe(
+            utterance, cancellation=cancellation, draft=draft, hints=hints
+        )
 
     return LoadedSpeech(info, transcribe, engine.close)
+
+
+def spoken_languages(config: Config, engine: SpeechEngine) -> tuple[str, ...]:
+    """What the model knows, that of the configuration first."""
+    if not engine.dimensions.is_multilingual:
+        return ("en",)
+    known, first = engine.tokenizer.languages, config.transcription.language
+    return known if first == AUTO else (first, *(each for each in known if each != first))

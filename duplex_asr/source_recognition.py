@@ -31,6 +31,7 @@ from duplex_asr.hearing.endpointer import (
 from duplex_asr.hearing.endpointer_config import EndpointerConfig
 from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.service import events
+from duplex_asr.service.transcript_event import from_transcript
 from duplex_asr.service.transcription_queue import (
     Rank,
     TranscriptionJob,
@@ -45,7 +46,6 @@ class SourceRecognition:
     """The source of one run. `publish` and `wants` may be called from any thread.
 
     wants: whether anybody reads events of a class; partials and levels are not made for nobody.
-    language: of the transcripts, known as soon as the engine is loaded.
     keep: is given the sound of each utterance with its last event; must not wait.
     barge_in: is told of whoever speaks, since the device may be speaking itself.
     num_frames: heard so far. is_lost: the source has said that none are to be expected.
@@ -67,7 +67,6 @@ class SourceRecognition:
         partial_interval_ms: int,
         barge_in: BargeIn | None = None,
     ) -> None:
-        self.language = ""
         self._barge_in = barge_in
         self._source = source
         self._new_endpointer = new_endpointer
@@ -242,10 +241,9 @@ class SourceRecognition:
         transcript, was_over_speech = self._against_speech(transcript)
         timings = measure(job, transcript)
         speculative: events.Speculation = "hit" if job.was_early else "miss"
-        event = events.from_transcript(
+        event = from_transcript(
             transcript,
             source=self._source.name,
-            language=self.language,
             timings=timings,
             speculative=speculative if self._takes_pauses else "off",
             during_playback=was_over_speech,
@@ -292,7 +290,7 @@ class SourceRecognition:
                 utterance.end_ms,
                 transcript.text,
                 hypothesis.committed,
-                self.language,
+                transcript.language,
                 {
                     "mel_ms": stages.mel_ms,
                     "encode_ms": stages.encode_ms,

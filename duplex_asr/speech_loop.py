@@ -75,7 +75,7 @@ class SpeechLoop:
             code = "transcription-failed"
             self._stuck.begun(job)
             speech = self._engine.get()
-            job.complete(speech.transcribe(job.utterance, job.cancellation, job.draft))
+            job.complete(speech.transcribe(job.utterance, job.cancellation, job.draft, job.hints))
         except Cancelled:
             job.fail("stopping", "transcription was stopped")
         except GpuLostError as exc:  # nothing will work any more: let systemd start anew

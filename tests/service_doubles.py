@@ -17,6 +17,7 @@ import numpy as np
 from wyoming.asr import Transcript as WyomingTranscript
 from wyoming.event import Event, async_read_event
 
+from duplex_asr.asr.hints import Hints
 from duplex_asr.asr.transcript import Transcript
 from duplex_asr.audio.frames import Frame, FrameCutter, Samples
 from duplex_asr.audio.source_notices import SourceNotice
@@ -82,7 +83,7 @@ class ToneSpeech:
 
     loads_when, gate: set at first; a test clears one to keep the engine loading or busy.
     started, stopped: one item for each utterance that was begun, and given up.
-    fails_on: words that raise. drafts: what each utterance was begun with.
+    fails_on: words that raise. drafts, hints: what each utterance was begun with.
     """
 
     def __init__(self) -> None:
@@ -94,21 +95,24 @@ class ToneSpeech:
         self.stopped: queue.Queue[str] = queue.Queue()
         self.fails_on: set[str] = set()
         self.drafts: list[tuple[int, ...]] = []
+        self.hints: list[Hints] = []
+        self.languages: tuple[str, ...] = ("en",)
         self.mark = ""  # after each word
         self.is_closed = False
 
     def load(self) -> LoadedSpeech:
         assert self.loads_when.wait(PATIENCE_S)
-        info = RecognizerInfo("tone.en", ("en",), "0.0")
+        info = RecognizerInfo("tone.en", self.languages, "0.0")
         return LoadedSpeech(info, self.transcribe, self._close)
 
     def transcribe(
-        self, utterance: Utterance, cancellation: Cancellation, draft: tuple[int, ...]
+        self, utterance: Utterance, cancellation: Cancellation, draft: tuple[int, ...], hints: Hints
     ) -> Transcript:
         loudness = np.abs(utterance.samples)
         level = float(np.median(loudness[loudness > 0.03]))
         word = WORDS[round(level * 20) - 1]
         self.drafts.append(draft)
+        self.hints.append(hints)
         self.started.put(word)
         if word in self.fails_on:
             raise RuntimeError(f"cannot hear {word}")
@@ -124,6 +128,7 @@ class ToneSpeech:
             no_speech_prob=0.01,
             compression_ratio=1.0,
             decode_end="end_token",
+            language=hints.language or self.languages[0],
             rejected="noise" if word == "nine" else None,
         )
 

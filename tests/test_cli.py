@@ -87,6 +87,18 @@ def test_the_whole_file_is_its_first_thirty_seconds(engine: Path, tmp_path: Path
     assert (utterance["end_ms"], utterance["end_reason"]) == (30_000, "max_length")
 
 
+def test_times_and_context_are_options_of_transcribe(engine: Path, recording: Path) -> None:
+    answer = run("transcribe", "--engine", engine, "--json", "--whole-file", "--timestamps",
+                 "--context", "names that may occur", recording)  # fmt: skip
+    utterance = json.loads(answer.stdout)
+    assert isinstance(utterance["segments"], list)
+    assert utterance["max_tokens"] < 64 // 2, "the context takes its half of the room"
+    for options in (["--language", "de"], ["--task", "translate"]):
+        refused = run("transcribe", "--engine", engine, *options, recording)
+        assert refused.returncode == 2
+        assert "English-only model" in refused.stderr
+
+
 def test_one_bad_file_does_not_keep_the_others_from_being_transcribed(
     engine: Path, recording: Path, tmp_path: Path
 ) -> None:

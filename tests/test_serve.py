@@ -41,7 +41,7 @@ def load_speech(config, engine_folder):
         speech.gate.clear()
     loaded = speech.load()
     if mode == "native code":
-        def transcribe(utterance, cancellation, draft):
+        def transcribe(utterance, cancellation, draft, hints):
             print("in native code", flush=True)
             time.sleep(60)
         loaded = type(loaded)(loaded.info, transcribe, loaded.close)

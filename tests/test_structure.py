@@ -28,7 +28,7 @@ MAY_IMPORT = {
         "hearing.utterance",
         "service.events",
     },
-    "service": {"audio.frames", "asr.transcript", "hearing.utterance"},
+    "service": {"audio.frames", "asr.hints", "asr.transcript", "hearing.utterance"},
     "client": {"service.client", "service.events", "service.runtime_dir"},
 }
 # Modules at the top that know no stage and serve all of them.
@@ -70,6 +70,7 @@ JOIN_STAGES = {
     "evaluation/plots.py",
     "evaluation/recognition.py",
     "cli.py",
+    "transcribe_command.py",
 }
 # Libraries that only one place may import.
 HOMES = {
@@ -90,7 +91,7 @@ HOMES = {
     "jiwer": "evaluation/scoring.py",
     "whisper_normalizer": "evaluation/scoring.py",
     "jinja2": ("evaluation/html_report.py", "evaluation/scoring.py"),
-    "tqdm": ("evaluation/command.py", "evaluation/scoring.py"),
+    "tqdm": ("evaluation/command.py", "evaluation/scoring.py", "transcribe_command.py"),
     "pycuda": "gpu.py",
     "tensorrt": "tensorrt_session.py",
     "tensorrt_llm": "asr/engines/trtllm",

@@ -1,6 +1,6 @@
 """Greedy decoding by Whisper's rules: logits in, tokens out; knows no engine and no clock.
 
-The rules are those of openai/whisper's `decoding.py` at temperature 0 without timestamps.
+The rules are those of openai/whisper's `decoding.py` at temperature 0.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from duplex_asr.asr.engine import DecodeEnd, Decoding, ShouldStop
+from duplex_asr.asr.engine import DecodeEnd, Decoding, DetectedLanguage, OnToken, ShouldStop
+from duplex_asr.asr.timestamps import apply_timestamp_rules
 from duplex_asr.asr.tokenizer import Tokenizer
 
 MAX_PATTERN_TOKENS = 16  # the longest phrase whose repetition is looked for
 MIN_REPEATED_TOKENS = 24  # "nine nine nine nine" is a phone number, 24 tokens of it are not
 MIN_REPEATS = 4
+# Of a long prompt, so that it can be stopped: a pass of so many takes a few steps' time.
+TOKENS_AT_ONCE = 32
 
 
 class Sequence(Protocol):
@@ -39,39 +42,48 @@ def greedy_decode(
     *,
     draft: abc.Sequence[int] = (),
     should_stop: ShouldStop | None = None,
+    on_token: OnToken | None = None,
     stop_on_repetition: bool = True,
 ) -> Decoding:
     """Take the most probable allowed token until the end token or a limit.
 
+    prompt: without <|notimestamps|> it asks for timestamps.
     draft: tokens that are probably right, such as those of the same utterance a moment ago. They
     are looked at in one pass with the prompt and kept as far as they are what greedy decoding
     chooses, so that the result is the same with any draft (Leviathan et al., 2023, at temperature
     0).
     should_stop: asked before every step; a stopped decoding keeps the tokens it has.
+    on_token: given each token of the result as soon as it is chosen.
     """
-    if should_stop is not None and should_stop():
-        return Decoding((), (), 0.0, "stopped")
+    is_stopped = should_stop or (lambda: False)
     draft = draft[:max_new_tokens]
-    logits = sequence.advance([*prompt, *draft])
     start = list(prompt).index(tokenizer.sot)
-    no_speech_prob = float(np.exp(log_softmax(logits[start])[tokenizer.no_speech]))
-    next_logits = logits[len(prompt) - 1]
-    after_draft = logits[len(prompt) :]  # the logits after each token of the draft
+    logits = _look_at([*prompt, *draft], start, sequence, is_stopped)
+    if logits is None:
+        return Decoding((), (), 0.0, "stopped")
+    has_timestamps = tokenizer.no_timestamps not in prompt
+    no_speech_prob = float(np.exp(log_softmax(logits[0])[tokenizer.no_speech]))
+    next_logits = logits[len(prompt) - 1 - start]
+    after_draft = logits[len(prompt) - start :]  # the logits after each token of the draft
     num_drafted = 0
     tokens: list[int] = []
     logprobs: list[float] = []
     end_reason: DecodeEnd = "max_tokens"
     while len(tokens) < max_new_tokens:
-        token, logprob = choose_token(next_logits, tokenizer, is_first=not tokens)
+        token, logprob = choose_token(next_logits, tokenizer, tokens, has_timestamps)
         logprobs.append(logprob)
         if token == tokenizer.eot:
             end_reason = "end_token"
             break
         tokens.append(token)
-        if stop_on_repetition and repeats_itself(tokens):
+        if on_token is not None:
+            on_token(token)
+        # Times always grow, whatever is said between them.
+        words = tokenizer.text_tokens(tokens) if has_timestamps else tokens
+        if stop_on_repetition and repeats_itself(words):
             end_reason = "repetition"
             break
-        if should_stop is not None and should_stop():
+        if is_stopped():
             end_reason = "stopped"
             break
         if num_drafted == len(tokens) - 1 < len(draft) and draft[num_drafted] == token:
@@ -83,16 +95,47 @@ def greedy_decode(
     return Decoding(tuple(tokens), tuple(logprobs), no_speech_prob, end_reason, num_drafted)
 
 
+def _look_at(
+    tokens: list[int], start: int, sequence: Sequence, is_stopped: ShouldStop
+) -> npt.NDArray[np.float32] | None:
+    """Append tokens and return the logits after each from `start` on; None if it was stopped."""
+    kept = []
+    for begin in range(0, len(tokens), TOKENS_AT_ONCE):
+        if is_stopped():
+            return None
+        logits = sequence.advance(tokens[begin : begin + TOKENS_AT_ONCE])
+        if len(tokens) <= TOKENS_AT_ONCE:
+            return logits[start:]
+        kept.append(logits[max(0, start - begin) :].copy())  # the engine may own the logits
+    return np.concatenate(kept)
+
+
 def choose_token(
-    logits: npt.NDArray[np.float32], tokenizer: Tokenizer, is_first: bool
+    logits: npt.NDArray[np.float32],
+    tokenizer: Tokenizer,
+    tokens: abc.Sequence[int],
+    has_timestamps: bool = False,
 ) -> tuple[int, float]:
-    """The most probable token that is allowed, and its log-probability among those."""
+    """The most probable token that may follow `tokens`, and its log-probability among those."""
     scores = logits.astype(np.float32)  # a copy: the engine may own the logits
     scores[tokenizer.suppressed_ids] = -np.inf
-    if is_first:
+    if not tokens:
         scores[tokenizer.blank_ids] = -np.inf
+    if has_timestamps:
+        apply_timestamp_rules(scores, tokens, tokenizer)
     token = int(scores.argmax())
     return token, float(log_softmax(scores)[token])
+
+
+def detect_language(logits: npt.NDArray[np.float32], tokenizer: Tokenizer) -> DetectedLanguage:
+    """The language whose token is the most probable one after <|startoftranscript|>.
+
+    logits: after this token alone, shape = (n_vocab,). As in openai/whisper's `detect_language`.
+    """
+    found = tokenizer.language_tokens
+    scores = log_softmax(logits[found.start : found.stop].astype(np.float32))
+    best = int(scores.argmax())
+    return DetectedLanguage(tokenizer.languages[best], float(np.exp(scores[best])))
 
 
 def log_softmax(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

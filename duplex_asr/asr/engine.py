@@ -13,7 +13,14 @@ from duplex_asr.asr.tokenizer import Tokenizer
 from duplex_asr.cancellation import Cancellation
 
 ShouldStop = Callable[[], bool]
+OnToken = Callable[[int], None]
 DecodeEnd = Literal["end_token", "max_tokens", "repetition", "stopped"]
+
+
+# Which back ends can be asked for the language, take a prompt with context, and keep the rules for
+# timestamps.
+LANGUAGE_BACKENDS = CONTEXT_BACKENDS = ("onnx", "tensorrt", "cuda")
+TIMESTAMP_BACKENDS = ("onnx", "tensorrt")
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,11 @@ class ModelDimensions:
     def is_multilingual(self) -> bool:
         return self.n_vocab >= 51865
 
+    @property
+    def max_context_tokens(self) -> int:
+        """Tokens of context that Whisper was trained with at most: 223."""
+        return self.n_text_ctx // 2 - 1
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -47,6 +59,14 @@ class Decoding:
     num_drafted: int = 0  # tokens at the start that were taken over from the draft
 
 
+@dataclass(frozen=True)
+class DetectedLanguage:
+    """The most probable language of an utterance, and its probability among all the model knows."""
+
+    language: str
+    probability: float
+
+
 class EncodedAudio(Protocol):
     """Cross-attention keys and values of one utterance, held until released."""
 
@@ -56,11 +76,12 @@ class EncodedAudio(Protocol):
 class SpeechEngine(Protocol):
     """Runs one Whisper model: `encode` once an utterance, then `decode`.
 
-    Calls come from one thread at a time. `thresholds` are the model's own values for settings of
-    TranscriptionConfig, by name; usually there are none.
+    Calls come from one thread at a time. `backend` as in the manifest. `thresholds` are the model's
+    own values for settings of TranscriptionConfig, by name; usually there are none.
     """
 
     name: str
+    backend: str
     dimensions: ModelDimensions
     tokenizer: Tokenizer
     thresholds: dict[str, float]
@@ -74,6 +95,10 @@ class SpeechEngine(Protocol):
         """
         ...
 
+    def detect_language(self, encoded: EncodedAudio) -> DetectedLanguage:
+        """Ask a multilingual model which language is spoken; LANGUAGE_BACKENDS can."""
+        ...
+
     def decode(
         self,
         encoded: EncodedAudio,
@@ -82,11 +107,14 @@ class SpeechEngine(Protocol):
         *,
         draft: Sequence[int] = (),
         should_stop: ShouldStop | None = None,
+        on_token: OnToken | None = None,
         stop_on_repetition: bool = True,
     ) -> Decoding:
         """Decode greedily after `prompt` (start-of-transcript sequence, n <= n_text_ctx).
 
+        A prompt without <|notimestamps|> asks for timestamps, which TIMESTAMP_BACKENDS can give.
         draft: an earlier answer to nearly the same sound; it changes the time, never the result.
+        on_token: given each token of the result as it is known, in order.
         """
         ...
 

@@ -96,27 +96,45 @@ class Tokenizer:
         self.eot = self._specials["<|endoftext|>"]
         self.sot = self._specials["<|startoftranscript|>"]
         self.no_speech = self._specials["<|nospeech|>"]
+        self.sot_prev = self._specials["<|startofprev|>"]
         self.no_timestamps = self._specials["<|notimestamps|>"]
+        self.timestamp_begin = self._specials["<|0.00|>"]
+        # They follow each other in the vocabulary.
+        self.language_tokens = range(self.sot + 1, self.sot + 1 + num_languages)
 
     def special(self, name: str) -> int:
         """The id of a special token such as "<|transcribe|>"."""
         return self._specials[name]
 
-    def prompt(self, language: str = "en", task: str = "transcribe") -> tuple[int, ...]:
-        """The start-of-transcript sequence without timestamps.
+    def prompt(
+        self, language: str = "en", task: str = "transcribe", *, timestamps: bool = False
+    ) -> tuple[int, ...]:
+        """The start-of-transcript sequence; with timestamps it leaves <|notimestamps|> out.
 
-        English-only models take no language and no task. Raises ConfigError for a language that
-        the model does not know.
+        English-only models take no language and no task. Raises ConfigError for what the model
+        does not know.
         """
         if language not in (self.languages if self.is_multilingual else ("en",)):
             advice = "this is an English-only model: use a multilingual one"
             if self.is_multilingual:
                 advice = f"the model knows {' '.join(self.languages)}"
             raise ConfigError(f"transcription.language = {language!r}: {advice}")
+        if task != "transcribe" and not self.is_multilingual:
+            raise ConfigError(
+                f"transcription.task = {task!r}: this is an English-only model, which only "
+                "transcribes: use a multilingual one"
+            )
+        last = () if timestamps else (self.no_timestamps,)
         if not self.is_multilingual:
-            return (self.sot, self.no_timestamps)
-        return (self.sot, self.special(f"<|{language}|>"), self.special(f"<|{task}|>"),
-                self.no_timestamps)  # fmt: skip
+            return (self.sot, *last)
+        return (self.sot, self.special(f"<|{language}|>"), self.special(f"<|{task}|>"), *last)
+
+    def context(self, text: str, max_tokens: int) -> tuple[int, ...]:
+        """What stands before the start-of-transcript sequence: <|startofprev|> and the last tokens
+        of a text; nothing for a text without words."""
+        if not text.strip() or max_tokens < 1:
+            return ()
+        return (self.sot_prev, *self.encode(" " + text.strip())[-max_tokens:])
 
     def encode(self, text: str) -> list[int]:
         """Tokens of plain text; names of special tokens in it are spelled out, not interpreted."""
@@ -124,7 +142,11 @@ class Tokenizer:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens; special tokens have none. Bytes that are no UTF-8 become U+FFFD."""
-        return self._encoding.decode([token for token in tokens if token < self.eot])
+        return self._encoding.decode(self.text_tokens(tokens))
+
+    def text_tokens(self, tokens: Sequence[int]) -> list[int]:
+        """Without timestamps and other special tokens."""
+        return [token for token in tokens if token < self.eot]
 
     @cached_property
     def non_speech_tokens(self) -> tuple[int, ...]:

@@ -45,6 +45,11 @@ class FileSource:
         self._reading = threading.Lock()
         self._file = open_recording(self._path)
 
+    @property
+    def length_s(self) -> float:
+        """How long the recording says that it is; 0 if it does not."""
+        return self._file.announced_frames / self._file.rate
+
     def frames(self) -> Iterator[Frame]:
         """Yield the frames; the last one is filled up with zeros. Ends early after `close`."""
         rate = self._file.rate

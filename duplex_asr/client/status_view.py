@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 WIDTH = 16  # of the words at the left
+MAX_LANGUAGES = 5  # of a model, in its line
 
 
 def describe_status(status: dict[str, Any]) -> str:
@@ -17,7 +19,7 @@ def describe_status(status: dict[str, Any]) -> str:
         ("source", _joined(status.get("source", {}).get("name"),
                            status.get("source", {}).get("device"))),
         ("engine", _joined(engine.get("name") or "loading ...", engine.get("backend"),
-                           ",".join(engine.get("languages", ())), engine.get("folder"),
+                           _languages(engine.get("languages", ())), engine.get("folder"),
                            _residence(engine))),
         ("voice", _joined(voice.get("name"), ",".join(voice.get("languages", ())),
                           _residence(voice))),
@@ -36,6 +38,12 @@ def describe_status(status: dict[str, Any]) -> str:
     lines += [f"{'client' if i else 'clients':{WIDTH}}{_client(each)}"
               for i, each in enumerate(clients)]  # fmt: skip
     return "\n".join(lines)
+
+
+def _languages(known: Sequence[str]) -> str:
+    """The first ones, of a model that knows a hundred."""
+    rest = f" and {len(known) - MAX_LANGUAGES} more" if len(known) > MAX_LANGUAGES else ""
+    return ",".join(known[:MAX_LANGUAGES]) + rest
 
 
 def _timings(timings: dict[str, dict[str, Any]]) -> list[str]:

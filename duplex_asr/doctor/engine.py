@@ -9,6 +9,7 @@ from duplex_asr.asr.engines.cuda_library import CudaLibrary, find_library
 from duplex_asr.asr.engines.tensorrt import check_gpu, check_version
 from duplex_asr.asr.manifest import TOKENIZER_NAME, check_files
 from duplex_asr.asr.tokenizer import Tokenizer, read_ranks
+from duplex_asr.asr.transcriber import check_transcription
 from duplex_asr.doctor.examination import Examination
 from duplex_asr.doctor.finding import Finding
 from duplex_asr.doctor.host import Host
@@ -49,7 +50,7 @@ def check_engine(exam: Examination) -> Iterator[Finding]:
         ranks = read_ranks(folder / TOKENIZER_NAME)
         size = manifest.dimensions
         tokenizer = Tokenizer(ranks, size.n_vocab, size.is_multilingual)
-        tokenizer.prompt(exam.config.transcription.language)
+        check_transcription(exam.config.transcription, tokenizer, manifest.backend)
     except (EngineError, ConfigError) as error:
         message, fix = split(str(error))
         yield Finding("engine", "failed", message, WHY, fix or HOW_TO_BUILD)

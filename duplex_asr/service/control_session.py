@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from wyoming.asr import Transcript
@@ -20,9 +20,11 @@ from wyoming.error import Error
 from wyoming.event import Event
 from wyoming.ping import Pong
 
+from duplex_asr.asr.hints import Hints
 from duplex_asr.errors import AudioError
 from duplex_asr.service import speech_session
 from duplex_asr.service.program_info import RecognizerInfo, describe_program
+from duplex_asr.service.requested_context import parse_context
 from duplex_asr.service.speech_session import Speech, SpeechError, SpeechSession
 from duplex_asr.service.subscription import SubscriptionError
 from duplex_asr.service.transcript_stream import TranscriptStream
@@ -53,7 +55,10 @@ class RecognitionError(Exception):
 
 
 class Recognition(Protocol):
-    """One recording on its way to a text."""
+    """One recording on its way to a text. language: of the words found last, or that was asked
+    for; None: not known yet."""
+
+    language: str | None
 
     async def push(self, pcm: bytes) -> None:
         """Take sound of any length; waits while too much of it is not yet transcribed."""
@@ -76,7 +81,11 @@ class Recognizer(Protocol):
         ...
 
     def start(
-        self, client: str, pcm_format: PcmFormat, on_committed: OnCommitted | None
+        self,
+        client: str,
+        pcm_format: PcmFormat,
+        on_committed: OnCommitted | None,
+        hints: Hints | None = None,
     ) -> Recognition:
         """Begin a recording; raises AudioError for a format that no conversion exists for.
 
@@ -167,16 +176,17 @@ class ControlSession:
     async def _transcribe(self, event: Event) -> None:
         self._abandon_recording()
         self._request = self._new_request()
-        language = event.data.get("language")
-        if language is None:
-            return
-        info = await self._recognizer.info()
-        if _primary_language(language) not in info.languages:
-            raise RecognitionError(
-                "language-not-supported",
-                f"the model {info.model} transcribes {', '.join(info.languages)}, "
-                f"not {language!r:.40}",
-            )
+        asked = event.data.get("language")
+        language = _primary_language(asked)
+        if asked is not None:
+            info = await self._recognizer.info()
+            if language not in info.languages:
+                raise RecognitionError(
+                    "language-not-supported",
+                    f"the model {info.model} transcribes {', '.join(info.languages)}, "
+                    f"not {asked!r:.40}",
+                )
+        self._request.hints = Hints(language, parse_context(event.data))
 
     async def _audio_start(self, event: Event) -> None:
         # The client begins again without an audio-stop. After a `transcribe` that was refused the
@@ -201,7 +211,7 @@ class ControlSession:
             )
         await self._wait_for_reply()
         if request.recognition is None:
-            request.recognition = self._start(pcm_format, request.stream)
+            request.recognition = self._start(pcm_format, request)
             request.pcm_format = pcm_format
         elif pcm_format != request.pcm_format:
             raise RecognitionError(
@@ -224,7 +234,7 @@ class ControlSession:
             return
         await self._wait_for_reply()
         self._replying = request.recognition
-        self._reply = asyncio.create_task(self._send_transcript(request.stream))
+        self._reply = asyncio.create_task(self._send_transcript(request))
 
     async def _cancel(self, event: Event) -> None:
         """Forget the recording that is being sent, or the transcript or sound that is being made,
@@ -280,9 +290,11 @@ class ControlSession:
     def _new_request(self) -> _Request:
         return _Request(TranscriptStream(self._send))
 
-    def _start(self, pcm_format: PcmFormat, stream: TranscriptStream) -> Recognition:
+    def _start(self, pcm_format: PcmFormat, request: _Request) -> Recognition:
         try:
-            return self._recognizer.start(self._client, pcm_format, stream.append)
+            return self._recognizer.start(
+                self._client, pcm_format, request.stream.append, request.hints
+            )
         except AudioError as exc:
             raise RecognitionError("bad-format", str(exc)) from exc
 
@@ -290,13 +302,17 @@ class ControlSession:
         recognizer = await self._recognizer.info()
         self._send(describe_program(recognizer, await self._speech.info()))
 
-    async def _send_transcript(self, stream: TranscriptStream) -> None:
+    async def _send_transcript(self, request: _Request) -> None:
+        stream, recognition = request.stream, request.recognition
+        request.recognition = None  # so that nothing else holds its voice detector, which is large
         try:
-            text = await self._replying.finish() if self._replying is not None else ""
-            self._replying = None  # and with it its voice detector, which is not small
+            text = await recognition.finish() if recognition is not None else ""
+            language = request.hints.language if recognition is None else recognition.language
+            self._replying = recognition = None
             info = await self._recognizer.info()
             reply = Transcript(text).event()
-            reply.data["language"] = info.languages[0]  # older `wyoming` has no such argument
+            # Older versions of `wyoming` have no such argument.
+            reply.data["language"] = language or info.languages[0]
             stream.complete(text)
             self._send(reply)
         except RecognitionError as error:
@@ -356,6 +372,7 @@ class _Request:
     pcm_format: PcmFormat | None = None  # of the chunks
     num_bytes: int = 0
     recognition: Recognition | None = None
+    hints: Hints = field(default_factory=Hints)
 
 
 def _primary_language(language: object) -> str | None:

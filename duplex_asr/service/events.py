@@ -17,10 +17,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, get_args
-
-if TYPE_CHECKING:  # programs that only read events need not load numpy for it
-    from duplex_asr.asr import transcript as transcript_module
+from typing import Any, Literal, get_args
 
 PROTOCOL_VERSION = 1
 MAX_LINE_BYTES = 256 * 1024  # a transcript of 30 s is below 10 KiB; a reader may rely on this
@@ -106,7 +103,8 @@ class Level:
 class Transcript:
     """The text of one utterance, with the figures that led to believing it.
 
-    during_playback: the device itself spoke at the same time.
+    during_playback: the device itself spoke at the same time. language_prob: if it was detected.
+    max_tokens: the limit that "max_tokens" as decode_end means. segments: if times are asked for.
     """
 
     source: str
@@ -125,12 +123,18 @@ class Transcript:
     decode_end: str = "end_token"
     speculative: Speculation = "off"
     during_playback: bool = False
+    language_prob: float | None = None
+    max_tokens: int | None = None
+    segments: tuple[dict[str, Any], ...] | None = None
     timings: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class UtteranceRejected:
-    """An utterance whose text should not be believed: `reason` as in asr.transcript."""
+    """An utterance whose text should not be believed: `reason` as in asr.transcript.
+
+    limits: settings of [transcription] that it broke, with their values.
+    """
 
     source: str
     id: str
@@ -149,6 +153,10 @@ class UtteranceRejected:
     decode_end: str = "end_token"
     speculative: Speculation = "off"
     during_playback: bool = False
+    language_prob: float | None = None
+    max_tokens: int | None = None
+    segments: tuple[dict[str, Any], ...] | None = None
+    limits: dict[str, float] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
 
 
@@ -295,41 +303,6 @@ def wire_type(event_class: type[Event]) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", event_class.__name__).lower()
 
 
-def from_transcript(
-    transcript: transcript_module.Transcript,
-    *,
-    source: str,
-    language: str,
-    timings: dict[str, float],
-    speculative: Speculation = "off",
-    during_playback: bool = False,
-) -> Transcript | UtteranceRejected:
-    """The event for a transcript: believed or rejected. `timings` in milliseconds."""
-    utterance = transcript.utterance
-    common: dict[str, Any] = {
-        "source": source,
-        "id": utterance.id,
-        "start_ms": utterance.start_ms,
-        "end_ms": utterance.end_ms,
-        "speech_start_ms": utterance.speech_start_ms,
-        "speech_end_ms": utterance.speech_end_ms,
-        "end_reason": utterance.end_reason,
-        "text": transcript.text,
-        "language": language,
-        "tokens": transcript.tokens,
-        "avg_logprob": transcript.avg_logprob,
-        "no_speech_prob": transcript.no_speech_prob,
-        "compression_ratio": transcript.compression_ratio,
-        "decode_end": transcript.decode_end,
-        "speculative": speculative,
-        "during_playback": during_playback,
-        "timings": timings,
-    }
-    if transcript.rejected is not None:
-        return UtteranceRejected(reason=transcript.rejected, **common)
-    return Transcript(**common)
-
-
 def encode(event: Event, seq: int) -> bytes:
     """One line of UTF-8 JSON with its newline; keys that are None are left out.
 
@@ -363,7 +336,7 @@ def from_record(record: Mapping[str, Any]) -> Event | Unknown:
         return Unknown(kind, dict(record))
     known = {each.name for each in fields(event_class)}
     values = {key: value for key, value in record.items() if key in known}
-    for key in ("tokens", "events"):
+    for key in ("tokens", "events", "segments"):
         if isinstance(values.get(key), list):
             values[key] = tuple(values[key])
     try:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum, auto
 
+from duplex_asr.asr.hints import Hints
 from duplex_asr.asr.transcript import Transcript
 from duplex_asr.audio.frames import SAMPLES_PER_MS
 from duplex_asr.cancellation import Cancellation
@@ -56,8 +57,9 @@ class TranscriptionJob:
 
     The callbacks run in the transcribe thread, or in the one that has the queue adopt it.
     endpoint: sample position at which the end of the utterance was decided.
-    draft: tokens of an earlier hypothesis. submitted_at, started_at, decided_at: monotonic seconds
-    at which the job was made, begun, and became the answer to an utterance that is over.
+    draft: tokens of an earlier hypothesis. hints: what is known of the speech.
+    submitted_at, started_at, decided_at: monotonic seconds at which the job was made, begun, and
+    became the answer to an utterance that is over.
     was_early: it had begun before the utterance was over. transcript: the engine's answer.
     """
 
@@ -67,6 +69,7 @@ class TranscriptionJob:
     on_transcript: Callable[[TranscriptionJob, Transcript], None]
     on_failure: Callable[[TranscriptionJob, str, str], None]  # code, text
     draft: tuple[int, ...] = ()
+    hints: Hints = field(default_factory=Hints)
     cancellation: Cancellation = field(default_factory=Cancellation)
     submitted_at: float = field(default_factory=time.monotonic)
     started_at: float = 0.0

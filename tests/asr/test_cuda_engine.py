@@ -23,7 +23,7 @@ from duplex_asr.asr.engines.onnx import OnnxEncodedAudio, OnnxEngine
 from duplex_asr.asr.export.build import build_onnx_engine
 from duplex_asr.asr.export.build_cuda import build_cuda_engine
 from duplex_asr.asr.self_test import relative_error
-from duplex_asr.errors import OutOfBlocksError
+from duplex_asr.errors import EngineError, OutOfBlocksError
 from tests.asr.conftest import LoadCuda
 from tests.asr.cuda_models import WIDE, noise_mel
 from tests.asr.torch_writer import write_checkpoint
@@ -223,6 +223,29 @@ def test_in_a_batch_only_those_without_blocks_are_refused(
     assert 1 <= len(good) < 3
     assert all(close_to(each, expected) for each in good)
     assert free_blocks(engine) == 4
+
+
+def test_context_and_callback_give_what_the_onnx_engine_gives(
+    cuda_engine: CudaEngine, wide_onnx: OnnxEngine
+) -> None:
+    tokenizer = cuda_engine.tokenizer
+    prompt = (*tokenizer.context("some names " * 9, 31), *tokenizer.prompt())
+    told: dict[str, list[int]] = {"cuda": [], "onnx": []}
+    encoded = cuda_engine.encode(noise_mel(3))
+    found = cuda_engine.decode(encoded, prompt, 20, on_token=told["cuda"].append)
+    expected = wide_onnx.decode(
+        wide_onnx.encode(noise_mel(3)), prompt, 20, on_token=told["onnx"].append
+    )
+    encoded.release()
+    assert close_to(found, expected)
+    assert told["cuda"] == told["onnx"] == list(found.tokens)
+
+
+def test_timestamps_are_refused_in_words(cuda_engine: CudaEngine) -> None:
+    encoded = cuda_engine.encode(noise_mel())
+    with pytest.raises(EngineError, match="without the rules for timestamps: end the prompt"):
+        cuda_engine.decode(encoded, cuda_engine.tokenizer.prompt(timestamps=True), 9)
+    encoded.release()
 
 
 def test_nothing_leaks_over_many_utterances_with_cancels(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ from hypothesis import strategies as st
 
 from duplex_asr.asr.engines import load_engine
 from duplex_asr.asr.engines.onnx import OnnxEncodedAudio, OnnxEngine
+from duplex_asr.asr.export.build import build_onnx_engine
 from duplex_asr.asr.mel import log_mel_spectrogram
 from duplex_asr.cancellation import Cancellation, Cancelled
 from duplex_asr.errors import EngineError
+from tests.asr.torch_writer import SMALL, write_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -82,19 +85,49 @@ def test_an_encoder_that_runs_can_be_cancelled_and_the_engine_goes_on(
         np.testing.assert_array_equal(again.cross_kv[name].numpy(), value.numpy())
 
 
-@given(draft=st.lists(st.integers(97, 122), max_size=12), num_right=st.integers(0, 40))
+@given(
+    draft=st.lists(st.one_of(st.integers(97, 122), st.integers(0, 1765)), max_size=12),
+    num_right=st.integers(0, 40),
+    has_timestamps=st.booleans(),
+    num_context=st.integers(0, 31),
+)
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 def test_no_draft_changes_the_result(
-    small_engine: OnnxEngine, encoded: OnnxEncodedAudio, draft: list[int], num_right: int
+    small_engine: OnnxEngine,
+    encoded: OnnxEncodedAudio,
+    draft: list[int],
+    num_right: int,
+    has_timestamps: bool,
+    num_context: int,
 ) -> None:
-    prompt = small_engine.tokenizer.prompt()
-    plain = small_engine.decode(encoded, prompt, 40, stop_on_repetition=False)
+    tokenizer = small_engine.tokenizer
+    context = tokenizer.context("a name " * 8, num_context)
+    prompt = (*context, *tokenizer.prompt(timestamps=has_timestamps))
+    plain = small_engine.decode(encoded, prompt, 25, stop_on_repetition=False)
     wanted = [*plain.tokens[:num_right], *draft]
-    drafted = small_engine.decode(encoded, prompt, 40, draft=wanted, stop_on_repetition=False)
+    drafted = small_engine.decode(encoded, prompt, 25, draft=wanted, stop_on_repetition=False)
     assert drafted.tokens == plain.tokens
     assert drafted.end_reason == plain.end_reason
     np.testing.assert_allclose(drafted.token_logprobs, plain.token_logprobs, atol=1e-4)
+    assert drafted.no_speech_prob == pytest.approx(plain.no_speech_prob, rel=1e-3)
     assert drafted.num_drafted >= min(num_right, len(plain.tokens))
+
+
+def test_a_multilingual_engine_names_the_language_it_hears(tmp_path: Path, mel: np.ndarray) -> None:
+    dimensions = replace(SMALL, n_vocab=51865)
+    checkpoint = write_checkpoint(tmp_path / "many.pt", dimensions)
+    build_onnx_engine(checkpoint, tmp_path / "many")
+    engine = load_engine(tmp_path / "many", threads=1)
+    encoded = engine.encode(mel)
+    found = engine.detect_language(encoded)
+    assert isinstance(engine, OnnxEngine)
+    logits = engine.logits(encoded, [engine.tokenizer.sot])[0]
+    scores = {name: float(logits[engine.tokenizer.special(f"<|{name}|>")])
+              for name in engine.tokenizer.languages}  # fmt: skip
+    assert found.language == max(scores, key=scores.__getitem__)
+    weights = np.exp(np.array([*scores.values()], np.float64))
+    assert found.probability == pytest.approx(weights.max() / weights.sum(), rel=1e-4)
+    engine.close()
 
 
 def test_a_token_does_not_see_those_after_it(small_engine: OnnxEngine, mel: np.ndarray) -> None:

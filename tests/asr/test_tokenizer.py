@@ -101,3 +101,36 @@ def test_a_missing_rank_file_is_named(tmp_path: Path) -> None:
 def test_a_tokenizer_of_another_model_is_refused() -> None:
     with pytest.raises(EngineError, match="do not belong together"):
         Tokenizer(read_ranks(bundled_ranks(False)), 51968, True)
+
+
+def test_with_timestamps_the_prompt_does_not_rule_them_out() -> None:
+    assert load(51865, True).prompt("de", timestamps=True) == (50258, 50261, 50359)
+    assert load(51864, False).prompt(timestamps=True) == (50257,)
+    assert load(51865, True).timestamp_begin == 50364
+
+
+def test_an_english_only_model_does_not_translate() -> None:
+    with pytest.raises(ConfigError, match=r"transcription.task = 'translate'.*multilingual"):
+        load(51864, False).prompt("en", "translate")
+
+
+def test_context_is_the_end_of_a_text_behind_its_mark() -> None:
+    tokenizer = load(51865, True)
+    mark = tokenizer.special("<|startofprev|>")
+    assert tokenizer.context(" Hello there \n", 223) == (mark, *tokenizer.encode(" Hello there"))
+    words = tokenizer.encode(" " + " ".join(["one two three"] * 100))
+    assert tokenizer.context("one two three " * 100, 223) == (mark, *words[-223:])
+    assert tokenizer.context("  ", 223) == ()
+
+
+def test_names_of_special_tokens_in_a_context_are_spelled_out() -> None:
+    tokenizer = load(51865, True)
+    found = tokenizer.context("<|startoftranscript|><|endoftext|>", 223)
+    assert max(found[1:]) < tokenizer.eot
+    assert tokenizer.decode(found) == " <|startoftranscript|><|endoftext|>"
+
+
+def test_language_tokens_are_those_of_the_languages() -> None:
+    tokenizer = load(51866, True)
+    names = [f"<|{language}|>" for language in tokenizer.languages]
+    assert [*tokenizer.language_tokens] == [tokenizer.special(name) for name in names]

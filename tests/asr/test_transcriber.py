@@ -6,10 +6,18 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from duplex_asr.asr.engine import Decoding, ModelDimensions, ShouldStop
+from duplex_asr.asr.engine import (
+    LANGUAGE_BACKENDS,
+    Decoding,
+    DetectedLanguage,
+    ModelDimensions,
+    OnToken,
+    ShouldStop,
+)
+from duplex_asr.asr.hints import Hints
 from duplex_asr.asr.tokenizer import Tokenizer
-from duplex_asr.asr.transcriber import Transcriber, TranscriptionConfig, compression_ratio
-from duplex_asr.asr.transcript import Transcript
+from duplex_asr.asr.transcriber import Transcriber, TranscriptionConfig
+from duplex_asr.asr.transcript import Segment, Transcript
 from duplex_asr.cancellation import Cancellation
 from duplex_asr.errors import ConfigError
 from duplex_asr.hearing.utterance import Utterance
@@ -31,11 +39,13 @@ class ScriptedEngine:
     decoding: Decoding | Exception
     thresholds: dict[str, float] = field(default_factory=dict)
     name: str = "scripted"
+    backend: str = "onnx"
     dimensions: ModelDimensions = SMALL
     tokenizer: Tokenizer = field(
         default_factory=lambda: Tokenizer({bytes([b]): b for b in range(256)}, SMALL.n_vocab, False)
     )
     encoded: _Encoded = field(default_factory=_Encoded)
+    prompts: list[tuple[int, ...]] = field(default_factory=list)
     limits: list[int] = field(default_factory=list)
     drafts: list[tuple[int, ...]] = field(default_factory=list)
 
@@ -46,13 +56,21 @@ class ScriptedEngine:
     def decode(
         self, encoded: _Encoded, prompt: Sequence[int], max_new_tokens: int, *,
         draft: Sequence[int] = (), should_stop: ShouldStop | None = None,
-        stop_on_repetition: bool = True,
+        on_token: OnToken | None = None, stop_on_repetition: bool = True,
     ) -> Decoding:  # fmt: skip
+        self.prompts.append(tuple(prompt))
         self.limits.append(max_new_tokens)
         self.drafts.append(tuple(draft))
         if isinstance(self.decoding, Exception):
             raise self.decoding
+        for token in self.decoding.tokens:
+            if on_token is not None:
+                on_token(token)
         return self.decoding
+
+    def detect_language(self, encoded: _Encoded) -> DetectedLanguage:
+        assert self.backend in LANGUAGE_BACKENDS and not encoded.is_released
+        return DetectedLanguage("es", 0.75)
 
     def close(self) -> None:
         pass
@@ -149,7 +167,98 @@ def test_an_unknown_language_is_refused_before_anything_is_heard() -> None:
         Transcriber(ScriptedEngine(spoken("")), TranscriptionConfig(language="fr"))
 
 
-def test_compression_ratio_is_that_of_whisper() -> None:
-    assert compression_ratio("") == 0.0
-    assert compression_ratio("abc") == pytest.approx(3 / 11)
-    assert compression_ratio("ha " * 100) > 10
+BYTES = {bytes([byte]): byte for byte in range(256)}
+MULTILINGUAL = Tokenizer(BYTES, SMALL.n_vocab + 3, True)  # en zh de es
+
+
+def multilingual(decoding: Decoding, **changes: object) -> ScriptedEngine:
+    return ScriptedEngine(decoding, tokenizer=MULTILINGUAL, **changes)  # type: ignore[arg-type]
+
+
+def test_language_and_task_of_the_configuration_are_asked_for() -> None:
+    engine = multilingual(spoken(" ja"))
+    config = TranscriptionConfig(language="de", task="translate")
+    transcript = Transcriber(engine, config).transcribe(utterance())
+    assert engine.prompts == [MULTILINGUAL.prompt("de", "translate")]
+    assert (transcript.language, transcript.language_prob) == ("de", None)
+
+
+def test_a_language_to_be_detected_is_detected_and_told_with_its_probability() -> None:
+    engine = multilingual(spoken(" si"))
+    transcript = Transcriber(engine, TranscriptionConfig(language="auto")).transcribe(utterance())
+    assert engine.prompts == [MULTILINGUAL.prompt("es")]
+    assert (transcript.language, transcript.language_prob) == ("es", 0.75)
+
+
+def test_an_english_only_model_needs_not_be_asked_for_the_language() -> None:
+    engine = ScriptedEngine(spoken(" yes"))
+    transcript = Transcriber(engine, TranscriptionConfig(language="auto")).transcribe(utterance())
+    assert (transcript.language, transcript.language_prob) == ("en", None)
+
+
+def test_hints_of_a_request_go_before_the_configuration() -> None:
+    engine = multilingual(spoken(" ja"))
+    transcriber = Transcriber(engine, TranscriptionConfig(language="auto", context="left"))
+    transcript = transcriber.transcribe(utterance(), hints=Hints("de", "right"))
+    transcriber.transcribe(utterance(), hints=Hints("de"))
+    wanted = MULTILINGUAL.prompt("de")
+    assert engine.prompts == [
+        (*MULTILINGUAL.context("right", 31), *wanted),
+        (*MULTILINGUAL.context("left", 31), *wanted),
+    ]
+    assert transcript.language == "de"
+
+
+def test_a_context_leaves_room_for_the_text() -> None:
+    engine = ScriptedEngine(spoken(" x"))
+    transcriber = Transcriber(engine, TranscriptionConfig(context="word " * 100))
+    transcript = transcriber.transcribe(utterance(30_000))
+    (prompt,) = engine.prompts
+    assert len(prompt) == 1 + 31 + 2, "half of n_text_ctx less one, and the marks"
+    assert engine.limits == [SMALL.n_text_ctx - len(prompt)]
+    assert transcript.max_tokens == engine.limits[0]
+
+
+def test_segments_are_given_only_if_times_are_asked_for() -> None:
+    begin = MULTILINGUAL.timestamp_begin
+    tokens = (begin, *b" ja", begin + 50)
+    decoding = Decoding(tokens, (-0.1,) * 6, 0.0, "end_token")
+    config = TranscriptionConfig(timestamps=True)
+    engine = multilingual(decoding)
+    transcript = Transcriber(engine, config).transcribe(utterance())
+    assert engine.prompts == [MULTILINGUAL.prompt(timestamps=True)]
+    assert transcript.text == "ja"
+    assert transcript.segments == (Segment("ja", 0, 1000),)
+    assert transcribe(spoken(" ja")).segments is None
+
+
+def test_tokens_reach_the_caller_as_they_come() -> None:
+    told: list[int] = []
+    Transcriber(ScriptedEngine(spoken(" hi")), TranscriptionConfig()).transcribe(
+        utterance(), on_token=told.append
+    )
+    assert told == list(b" hi")
+
+
+@pytest.mark.parametrize(
+    ("config", "backend", "words"),
+    [
+        (TranscriptionConfig(language="auto"), "trtllm", "language = 'auto'.*onnx"),
+        (TranscriptionConfig(timestamps=True), "cuda", "timestamps = true.*onnx or tensorrt"),
+        (TranscriptionConfig(timestamps=True), "trtllm", "timestamps = true.*onnx or tensorrt"),
+        (TranscriptionConfig(context="x"), "trtllm", "context: .*short prompts: leave it out"),
+        (TranscriptionConfig(context="x" * 10_001), "onnx", "context has 10001 characters"),
+        (TranscriptionConfig(language="xx"), "onnx", "language = 'xx': the model knows en zh"),
+    ],
+)
+def test_what_an_engine_cannot_do_is_refused_before_anything_is_heard(
+    config: TranscriptionConfig, backend: str, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Transcriber(multilingual(spoken(""), backend=backend), config)
+
+
+def test_a_short_prompt_engine_lets_the_context_of_a_request_be() -> None:
+    engine = multilingual(spoken(" ja"), backend="trtllm")
+    Transcriber(engine, TranscriptionConfig()).transcribe(utterance(), hints=Hints(context="x"))
+    assert engine.prompts == [MULTILINGUAL.prompt()]

@@ -370,9 +370,11 @@ def test_a_wrong_prompt_is_named(make: Any) -> None:
         engine.decode(encoded, [engine.tokenizer.sot] * 9, 3)
     with pytest.raises(EngineError, match="wrong prompt: it has no <.startoftranscript.>"):
         engine.decode(encoded, [5], 3)
+    with pytest.raises(EngineError, match="wrong prompt: .* need <.notimestamps.>"):
+        engine.decode(encoded, [engine.tokenizer.sot], 3)
     double.prompt_answered = [7]
     with pytest.raises(EngineError, match=r"wrong prompt: the decoder .* answers with \[7"):
-        engine.decode(encoded, engine.tokenizer.prompt()[:1], 3)
+        engine.decode(encoded, engine.tokenizer.prompt(), 3)
 
 
 @pytest.mark.parametrize("missing", ["tensorrt_llm", "torch"])

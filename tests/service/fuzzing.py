@@ -21,6 +21,7 @@ from typing import Any
 
 from wyoming.event import Event
 
+from duplex_asr.asr.hints import Hints
 from duplex_asr.asr.transcript import Transcript
 from duplex_asr.cancellation import Cancellation, Cancelled
 from duplex_asr.hearing.utterance import Utterance
@@ -88,7 +89,7 @@ class AnySpeech:
         return LoadedSpeech(RecognizerInfo("any.en", ("en",), "0"), self.transcribe, lambda: None)
 
     def transcribe(
-        self, utterance: Utterance, cancellation: Cancellation, draft: tuple[int, ...]
+        self, utterance: Utterance, cancellation: Cancellation, draft: tuple[int, ...], hints: Hints
     ) -> Transcript:
         if cancellation.is_set:
             raise Cancelled

@@ -14,6 +14,7 @@ from wyoming.audio import AudioChunk, AudioStop
 from wyoming.client import AsyncClient
 from wyoming.event import Event
 
+from duplex_asr.asr.hints import Hints
 from duplex_asr.service import events
 from duplex_asr.service.control_session import OnCommitted
 from duplex_asr.service.peer import Peer
@@ -154,8 +155,8 @@ class Committing:
         self._start: Callable[..., Any] = recognizer.start
         recognizer.start = self.start
 
-    def start(self, client: str, pcm_format: Any, on_committed: OnCommitted) -> Any:
-        recognition = self._start(client, pcm_format, on_committed)
+    def start(self, client: str, pcm_format: Any, on_committed: OnCommitted, hints: Hints) -> Any:
+        recognition = self._start(client, pcm_format, on_committed, hints)
         for piece in self.pieces:
             on_committed(piece)
         return recognition

@@ -8,10 +8,11 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from duplex_asr.asr.transcript import Transcript
+from duplex_asr.asr.transcript import Segment, Transcript
 from duplex_asr.hearing.utterance import Utterance
 from duplex_asr.service import events
 from duplex_asr.service.client import parse_event
+from duplex_asr.service.transcript_event import from_transcript
 
 VOICE_STOPPED = events.VoiceStopped("microphone", "u7", 1230, 2580, "silence")
 TRANSCRIPT = events.Transcript(
@@ -123,15 +124,22 @@ def test_a_transcript_becomes_the_event_of_its_verdict(rejected: str | None) -> 
         1.5,
         "max_tokens",
         rejected,  # type: ignore[arg-type]
+        broken_limits={"no_speech_threshold": 0.6},
+        language="de",
+        language_prob=0.75,
+        max_tokens=40,
+        segments=(Segment("two", 700, 900),),
     )
-    event = events.from_transcript(
-        transcript, source="microphone", language="en", timings={"queue_ms": 1.0}
-    )
+    event = from_transcript(transcript, source="microphone", timings={"queue_ms": 1.0})
     expected_class = events.Transcript if rejected is None else events.UtteranceRejected
     assert type(event) is expected_class
     assert (event.start_ms, event.end_ms) == (500, 1500)
     assert (event.speech_start_ms, event.speech_end_ms) == (1000, 1250)
     assert (event.text, event.tokens, event.decode_end) == ("two", (2,), "max_tokens")
     assert event.timings == {"queue_ms": 1.0}
+    assert (event.language, event.language_prob, event.max_tokens) == ("de", 0.75, 40)
+    assert event.segments == ({"text": "two", "start_ms": 700, "end_ms": 900},)
+    assert parse_event(events.encode(event, 1)) == event
     if isinstance(event, events.UtteranceRejected):
         assert event.reason == "silence"
+        assert event.limits == {"no_speech_threshold": 0.6}

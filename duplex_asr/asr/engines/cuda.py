@@ -18,7 +18,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from duplex_asr.asr.engine import Decoding, EncodedAudio, ModelDimensions, ShouldStop
+from duplex_asr.asr.decoding import detect_language
+from duplex_asr.asr.engine import (
+    Decoding,
+    DetectedLanguage,
+    EncodedAudio,
+    ModelDimensions,
+    OnToken,
+    ShouldStop,
+)
 from duplex_asr.asr.engines import cuda_library as dw
 from duplex_asr.asr.engines.cuda_answer import CudaAnswer
 from duplex_asr.asr.manifest import TOKENIZER_NAME, Manifest
@@ -103,6 +111,8 @@ class CudaEngine:
     GpuLostError nothing works any more. `should_stop` is asked every `chunk_tokens` tokens.
     """
 
+    backend = "cuda"
+
     def __init__(
         self, manifest: Manifest, tokenizer: Tokenizer, library: dw.CudaLibrary, handle: c_void_p
     ) -> None:
@@ -172,16 +182,26 @@ class CudaEngine:
         *,
         draft: Sequence[int] = (),
         should_stop: ShouldStop | None = None,
+        on_token: OnToken | None = None,
         stop_on_repetition: bool = True,
     ) -> Decoding:
         assert isinstance(encoded, CudaEncodedAudio)
         most = min(max_new_tokens, self.dimensions.n_text_ctx - len(prompt))
         sot = self.tokenizer.sot
-        answer = CudaAnswer(prompt, sot, most, draft, should_stop, stop_on_repetition)
+        if self.tokenizer.no_timestamps not in prompt:
+            raise EngineError(
+                "the GPU chooses tokens without the rules for timestamps: end the prompt with "
+                "<|notimestamps|>, or use an engine of the back end onnx or tensorrt"
+            )
+        answer = CudaAnswer(prompt, sot, most, draft, should_stop, stop_on_repetition, on_token)
         self.library.call(
             "dw_decode", self.handle, encoded.handle, byref(answer.request), byref(answer.result)
         )
         return answer.decoding()
+
+    def detect_language(self, encoded: EncodedAudio) -> DetectedLanguage:
+        assert isinstance(encoded, CudaEncodedAudio)
+        return detect_language(self.logits(encoded, [self.tokenizer.sot])[0], self.tokenizer)
 
     def decode_batch(
         self,

@@ -82,6 +82,8 @@ class OnnxSequence:
 class OnnxEngine(StepwiseEngine):
     """Whisper on the CPU through onnxruntime; see SpeechEngine for the contract."""
 
+    backend = "onnx"
+
     def __init__(
         self, manifest: Manifest, tokenizer: Tokenizer, encoder: Any, decoder: Any
     ) -> None:

@@ -7,8 +7,15 @@ from collections import abc
 import numpy as np
 import numpy.typing as npt
 
-from duplex_asr.asr.decoding import Sequence, greedy_decode
-from duplex_asr.asr.engine import Decoding, EncodedAudio, ModelDimensions, ShouldStop
+from duplex_asr.asr.decoding import Sequence, detect_language, greedy_decode
+from duplex_asr.asr.engine import (
+    Decoding,
+    DetectedLanguage,
+    EncodedAudio,
+    ModelDimensions,
+    OnToken,
+    ShouldStop,
+)
 from duplex_asr.asr.tokenizer import Tokenizer
 
 
@@ -30,6 +37,7 @@ class StepwiseEngine:
         *,
         draft: abc.Sequence[int] = (),
         should_stop: ShouldStop | None = None,
+        on_token: OnToken | None = None,
         stop_on_repetition: bool = True,
     ) -> Decoding:
         room = self.dimensions.n_text_ctx - len(prompt)
@@ -40,8 +48,12 @@ class StepwiseEngine:
             min(max_new_tokens, room),
             draft=draft,
             should_stop=should_stop,
+            on_token=on_token,
             stop_on_repetition=stop_on_repetition,
         )
+
+    def detect_language(self, encoded: EncodedAudio) -> DetectedLanguage:
+        return detect_language(self.logits(encoded, [self.tokenizer.sot])[0], self.tokenizer)
 
     def logits(self, encoded: EncodedAudio, tokens: abc.Sequence[int]) -> npt.NDArray[np.float32]:
         """Logits of a whole sequence in one pass, shape = (n, n_vocab): for comparing engines."""

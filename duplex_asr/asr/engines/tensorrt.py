@@ -67,6 +67,8 @@ class TensorRtSequence:
 class TensorRtEngine(StepwiseEngine):
     """Whisper on the GPU through TensorRT; see SpeechEngine for the contract."""
 
+    backend = "tensorrt"
+
     def __init__(
         self,
         manifest: Manifest,

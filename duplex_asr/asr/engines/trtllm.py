@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from duplex_asr.asr.engine import Decoding, EncodedAudio, ShouldStop
+from duplex_asr.asr.engine import (
+    Decoding,
+    DetectedLanguage,
+    EncodedAudio,
+    OnToken,
+    ShouldStop,
+)
 from duplex_asr.asr.engines.tensorrt import check_gpu
 from duplex_asr.asr.engines.trtllm_config import (
     FIRST_WITHOUT_ENGINES,
@@ -44,6 +50,8 @@ class TrtLlmEncodedAudio:
 
 class TrtLlmEngine:
     """Whisper on the GPU through TensorRT-LLM; see SpeechEngine for the contract."""
+
+    backend = "trtllm"
 
     def __init__(
         self,
@@ -90,6 +98,12 @@ class TrtLlmEngine:
             mel = mel[:, : frames_of_sound(mel)]
         return TrtLlmEncodedAudio(self._runtime.encode(mel))
 
+    def detect_language(self, encoded: EncodedAudio) -> DetectedLanguage:
+        raise EngineError(
+            "TensorRT-LLM engines cannot be asked for the language: name it in "
+            "transcription.language, or use an engine of another back end"
+        )
+
     def decode(
         self,
         encoded: EncodedAudio,
@@ -98,6 +112,7 @@ class TrtLlmEngine:
         *,
         draft: Sequence[int] = (),
         should_stop: ShouldStop | None = None,
+        on_token: OnToken | None = None,
         stop_on_repetition: bool = True,
     ) -> Decoding:
         assert isinstance(encoded, TrtLlmEncodedAudio)
@@ -109,12 +124,15 @@ class TrtLlmEngine:
             )
         if self.tokenizer.sot not in prompt:
             raise EngineError("wrong prompt: it has no <|startoftranscript|>")
+        if self.tokenizer.no_timestamps not in prompt:
+            raise EngineError("wrong prompt: TensorRT-LLM engines need <|notimestamps|> in it")
         if should_stop is not None and should_stop():
             return Decoding((), (), 0.0, "stopped")
         room = min(self.dimensions.n_text_ctx, self._config.max_seq_len) - len(prompt)
         return self._runtime.decode(
-            encoded.features, prompt, min(max_new_tokens, room), should_stop, stop_on_repetition
-        )
+            encoded.features, prompt, min(max_new_tokens, room), should_stop, stop_on_repetition,
+            on_token,
+        )  # fmt: skip
 
     def close(self) -> None:
         self._runtime.close()

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from duplex_asr.asr.decoding import repeats_itself
-from duplex_asr.asr.engine import DecodeEnd, Decoding, ShouldStop
+from duplex_asr.asr.engine import DecodeEnd, Decoding, OnToken, ShouldStop
 from duplex_asr.asr.engines.trtllm_config import TrtLlmConfig
 from duplex_asr.asr.engines.trtllm_errors import explained
 from duplex_asr.asr.tokenizer import Tokenizer
@@ -65,6 +65,7 @@ class TrtLlmExecutor:
         max_new_tokens: int,
         should_stop: ShouldStop | None,
         stop_on_repetition: bool,
+        on_token: OnToken | None = None,
     ) -> Decoding:
         """Decode greedily. Other than by our rules, the first token may be a space or the end."""
         tokens: list[int] = []
@@ -83,6 +84,9 @@ class TrtLlmExecutor:
                     is_final = is_final or result.is_final
                     if end_reason is None:
                         tokens += result.output_token_ids[0]
+                        for token in result.output_token_ids[0]:
+                            if on_token is not None and token != self._tokenizer.eot:
+                                on_token(token)
                         _add_logprobs(logprobs, result.log_probs, len(tokens))
                 if end_reason is None:
                     end_reason = self._reason_to_end(tokens, should_stop, stop_on_repetition)

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from duplex_asr.asr.decoding import choose_token, log_softmax, repeats_itself
-from duplex_asr.asr.engine import DecodeEnd, Decoding, ShouldStop
+from duplex_asr.asr.engine import DecodeEnd, Decoding, OnToken, ShouldStop
 from duplex_asr.asr.engines.trtllm_config import FIRST_WITH_KV_CACHE_TYPE, TrtLlmConfig
 from duplex_asr.asr.engines.trtllm_errors import explained
 from duplex_asr.asr.tokenizer import Tokenizer
@@ -37,6 +37,7 @@ class _Steps:
     max_new_tokens: int
     should_stop: ShouldStop | None = None
     stop_on_repetition: bool = True
+    on_token: OnToken | None = None
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     first_logits: npt.NDArray[np.float32] | None = None
@@ -47,13 +48,15 @@ class _Steps:
         scores = logits.float().cpu().numpy().reshape(-1)[: self.n_vocab]
         if self.first_logits is None:
             self.first_logits = scores.copy()
-        token, logprob = choose_token(scores, self.tokenizer, is_first=not self.tokens)
+        token, logprob = choose_token(scores, self.tokenizer, self.tokens)
         if self.end_reason is None:
             self.logprobs.append(logprob)
             if token == self.tokenizer.eot:
                 self.end_reason = "end_token"
             else:
                 self.tokens.append(token)
+                if self.on_token is not None:
+                    self.on_token(token)
         logits.fill_(_NEVER)
         logits[..., token] = 0.0
         return logits
@@ -147,6 +150,7 @@ class TrtLlmSession:
         max_new_tokens: int,
         should_stop: ShouldStop | None,
         stop_on_repetition: bool,
+        on_token: OnToken | None = None,
     ) -> Decoding:
         """Decode greedily by the rules of asr/decoding.py."""
         # Logits are given out after the last token of a prompt only, and Whisper says after the
@@ -157,8 +161,9 @@ class TrtLlmSession:
         probabilities = np.exp(log_softmax(first.first_logits))
         no_speech_prob = float(probabilities[self._tokenizer.no_speech])
         steps = _Steps(
-            self._tokenizer, self._n_vocab, max_new_tokens, should_stop, stop_on_repetition
-        )
+            self._tokenizer, self._n_vocab, max_new_tokens, should_stop, stop_on_repetition,
+            on_token,
+        )  # fmt: skip
         ids = self._generate(features, prompt, steps)
         if ids[: len(prompt)] != list(prompt):
             raise EngineError(
