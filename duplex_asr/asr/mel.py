@@ -1,9 +1,12 @@
-"""Samples in, Whisper's log-mel spectrogram out: all at once, or column by column as they arrive.
+"""Samples in, Whisper's log-mel spectrogram out; of sound that has grown, only what is new.
 
 The definition is openai/whisper's `audio.py` (`log_mel_spectrogram`, `pad_or_trim`): 16 kHz, a
 periodic Hann window of 400 samples every 160, reflected edges, power spectrum, Slaney mel filters,
 log10 with a floor of 1e-10, clamped to 8 below the maximum, then (x + 4) / 4. Sound is padded with
-zeros to 30 s, so the last of the 3000 columns are those of silence.
+zeros to 30 s, so the last of the 3000 columns are those of silence, which are not computed.
+
+Columns are always computed in the same blocks, so that each has the same bits whatever was
+computed before: a matrix product may round a column otherwise in a matrix of another width.
 """
 
 from __future__ import annotations
@@ -24,8 +27,15 @@ DYNAMIC_RANGE = 8.0  # in log10 units below the loudest value of the window
 
 Mel = npt.NDArray[np.float32]
 
-# Columns computed at once: enough for numpy to be busy, few enough to stay in the cache.
-_COLUMNS_AT_ONCE = 256
+# Columns of a block, of which 75 make a window: few enough to stay in the cache, and to be done
+# again while they grow.
+_BLOCK_COLUMNS = 40
+# Columns of one matrix product: few enough for OpenBLAS to do it without threads, which cost more
+# than they save, and on a busy machine a hundred times as much.
+_PRODUCT_COLUMNS = 10
+_BLOCK_HOP = _BLOCK_COLUMNS * HOP_LENGTH
+_BLOCK_SAMPLES = N_FFT + HOP_LENGTH * (_BLOCK_COLUMNS - 1)
+_HALF = N_FFT // 2
 
 
 def _hz_to_mel(frequency: float) -> float:
@@ -61,115 +71,99 @@ def _window() -> npt.NDArray[np.float32]:
     return (0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(N_FFT) / N_FFT)).astype(np.float32)
 
 
-def _log_mel_columns(segment: Samples, n_mels: int) -> Mel:
-    """Unnormalised log10 mel columns of a segment whose first column is centred at sample 200.
-
-    segment: shape = (400 + 160 * (n - 1),); returns shape = (n_mels, n).
-    """
-    windows = np.lib.stride_tricks.sliding_window_view(segment, N_FFT)[::HOP_LENGTH]
-    columns = np.empty((n_mels, len(windows)), np.float32)
-    for start in range(0, len(windows), _COLUMNS_AT_ONCE):
-        part = windows[start : start + _COLUMNS_AT_ONCE] * _window()
-        spectrum = np.fft.rfft(part, axis=1)
-        power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)  # [columns, 201]
-        mel = mel_filters(n_mels) @ power.T
-        columns[:, start : start + len(part)] = np.log10(np.maximum(mel, LOG_FLOOR))
-    return columns
-
-
-def _normalise(log_mel: Mel) -> Mel:
-    """Clamp and scale in place, as Whisper does it: over the whole window."""
-    np.maximum(log_mel, log_mel.max() - np.float32(DYNAMIC_RANGE), out=log_mel)
-    log_mel += np.float32(4.0)
-    log_mel /= np.float32(4.0)
-    return log_mel
-
-
 def log_mel_spectrogram(samples: Samples, n_mels: int = 80) -> Mel:
     """The spectrogram of up to 30 s of sound, zero-padded: shape = (n_mels, 3000).
 
     samples: float32, shape = (n,), n <= 480,000.
     """
-    stream = LogMelStream(n_mels)
-    stream.push(samples)
-    return stream.snapshot()
+    return GrowingLogMel(n_mels).spectrogram(samples)
 
 
-class LogMelStream:
-    """The same spectrogram, computed while the sound arrives.
+class GrowingLogMel:
+    """Spectrograms of sounds, most of which go on where the one before ended.
 
-    A column is finished as soon as the 200 samples after its centre are there, so that at the end
-    of an utterance at most two columns and the normalisation are left to do.
+    What two sounds have in common is found by comparing their samples, so that nobody has to say
+    which belong together.
     """
 
     def __init__(self, n_mels: int = 80) -> None:
-        floor = np.full((n_mels, N_FRAMES), LOG_FLOOR, np.float32)
-        self._log_mel: Mel = np.log10(floor, out=floor)
-        self._num_columns = 0
-        self._num_samples = 0
-        # What the next column needs: before the first one, the reflection of the start.
-        self._pending: Samples = np.zeros(0, np.float32)
+        self._n_mels = n_mels
+        self._log_mel: Mel = np.empty((n_mels, N_FRAMES), np.float32)  # of finished blocks
+        self._num_blocks = 0
+        self._samples: Samples = np.zeros(0, np.float32)  # that they were computed from
 
-    @property
-    def num_samples(self) -> int:
-        return self._num_samples
+    def spectrogram(self, samples: Samples) -> Mel:
+        """What `log_mel_spectrogram` gives, to the bit.
 
-    def push(self, samples: Samples) -> None:
-        """Take the next samples (float32, shape = (n,)); ValueError beyond 30 s in all."""
-        if self._num_samples + len(samples) > N_SAMPLES:
-            raise ValueError(f"more than {N_SAMPLES} samples in one spectrogram")
-        self._num_samples += len(samples)
-        self._pending = np.concatenate([self._pending, samples])
-        if self._num_columns == 0 and not self._reflect_start():
-            return
-        self._finish_columns()
-
-    def _reflect_start(self) -> bool:
-        """Put samples 200..1, mirrored, before sample 0; False while too few have arrived."""
-        half = N_FFT // 2
-        if len(self._pending) <= half:
-            return False
-        self._pending = np.concatenate([self._pending[half:0:-1], self._pending])
-        return True
-
-    def _finish_columns(self) -> None:
-        num_ready = (len(self._pending) - N_FFT) // HOP_LENGTH + 1
-        num_ready = min(num_ready, N_FRAMES - self._num_columns)
-        if num_ready <= 0:
-            return
-        segment = self._pending[: N_FFT + HOP_LENGTH * (num_ready - 1)]
-        columns = _log_mel_columns(segment, len(self._log_mel))
-        self._log_mel[:, self._num_columns : self._num_columns + num_ready] = columns
-        self._num_columns += num_ready
-        self._pending = self._pending[HOP_LENGTH * num_ready :]
-
-    def snapshot(self) -> Mel:
-        """The normalised spectrogram of all samples so far, shape = (n_mels, 3000).
-
-        More samples may be pushed afterwards; finished columns are not computed again.
+        samples: as there; they must not be changed later. ValueError: more than 30 s.
         """
-        log_mel = self._log_mel.copy()
-        last = self._last_columns()
-        log_mel[:, self._num_columns : self._num_columns + last.shape[1]] = last
-        return _normalise(log_mel)
+        if len(samples) > N_SAMPLES:
+            raise ValueError(f"more than {N_SAMPLES} samples in one spectrogram")
+        self._keep_common(samples)
+        # The columns that see some of the sound; all after them are silent.
+        num_columns = min(N_FRAMES, -(-(len(samples) + _HALF) // HOP_LENGTH))
+        num_finished = max(0, len(samples) + _HALF - N_FFT + HOP_LENGTH) // _BLOCK_HOP
+        for block in range(self._num_blocks, -(-num_columns // _BLOCK_COLUMNS)):
+            first = block * _BLOCK_COLUMNS
+            columns = _log_mel_columns(_block_samples(samples, block), self._n_mels)
+            self._log_mel[:, first : first + _BLOCK_COLUMNS] = columns
+        self._num_blocks = min(num_finished, N_FRAMES // _BLOCK_COLUMNS - 1)
+        self._samples = samples
+        return _normalised(self._log_mel, num_columns)
 
-    def _last_columns(self) -> Mel:
-        """The columns that end in the zeros after the last sample; all later ones are silent."""
-        half = N_FFT // 2
-        samples = self._pending
-        first = self._num_columns
-        if self._num_samples <= half:  # nothing reflected yet
-            head = np.zeros(half + 1, np.float32)
-            head[: len(samples)] = samples
-            samples = np.concatenate([head[half:0:-1], samples])
-        touched = min(N_FRAMES, -(-(self._num_samples + half) // HOP_LENGTH))
-        num_left = max(0, touched - first)
-        if num_left == 0:
-            return np.zeros((len(self._log_mel), 0), np.float32)
-        segment = np.zeros(N_FFT + HOP_LENGTH * (num_left - 1), np.float32)
-        segment[: len(samples)] = samples[: len(segment)]
-        if touched == N_FRAMES:  # only the very last column sees the reflected end of the window
-            num_reflected = (N_FRAMES - 1) * HOP_LENGTH + half - N_SAMPLES
-            end = len(segment) - num_reflected
-            segment[end:] = segment[end - 2 : end - 2 - num_reflected : -1]
-        return _log_mel_columns(segment, len(self._log_mel))
+    def _keep_common(self, samples: Samples) -> None:
+        """Forget the finished blocks unless these samples begin with theirs."""
+        seen = self._num_blocks * _BLOCK_HOP - HOP_LENGTH + _HALF if self._num_blocks else 0
+        if not np.array_equal(samples[:seen], self._samples[:seen]):
+            self._num_blocks = 0
+
+
+def _block_samples(samples: Samples, block: int) -> Samples:
+    """What the columns of a block see, shape = (_BLOCK_SAMPLES,): zeros after the last sample, and
+    both ends of the window mirrored."""
+    first = block * _BLOCK_HOP - _HALF
+    end = first + _BLOCK_SAMPLES
+    if first >= 0 and end <= len(samples):
+        return samples[first:end]
+    seen = np.zeros(_BLOCK_SAMPLES, np.float32)
+    known = samples[max(0, first) : end]
+    start = max(0, -first)
+    seen[start : start + len(known)] = known
+    if first < 0:
+        seen[:_HALF] = seen[2 * _HALF : _HALF : -1]
+    if end > N_SAMPLES:  # only the very last column sees it
+        edge = N_SAMPLES - first
+        seen[edge:] = seen[edge - 2 : edge - 2 - (end - N_SAMPLES) : -1]
+    return seen
+
+
+def _log_mel_columns(seen: Samples, n_mels: int) -> Mel:
+    """Unnormalised log10 mel columns of one block, shape = (n_mels, _BLOCK_COLUMNS)."""
+    windows = np.lib.stride_tricks.sliding_window_view(seen, N_FFT)[::HOP_LENGTH]
+    spectrum = np.fft.rfft(windows * _window(), axis=1)
+    power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32, copy=False)  # [columns, 201]
+    mel = power.reshape(-1, _PRODUCT_COLUMNS, power.shape[1]) @ mel_filters(n_mels).T
+    log_mel: Mel = np.log10(np.maximum(mel.reshape(_BLOCK_COLUMNS, n_mels), LOG_FLOOR))
+    columns: Mel = log_mel.T
+    return columns
+
+
+@lru_cache(maxsize=1)
+def _silence() -> np.float32:
+    """The value of each column without sound, computed as the others are."""
+    silent: np.float32 = _log_mel_columns(np.zeros(_BLOCK_SAMPLES, np.float32), 80)[0, 0]
+    return silent
+
+
+def _normalised(log_mel: Mel, num_columns: int) -> Mel:
+    """Clamp and scale as Whisper does it, over the whole window; from `num_columns` on it is
+    silent."""
+    sound = log_mel[:, :num_columns]
+    floor = max(sound.max(), _silence()) - np.float32(DYNAMIC_RANGE)
+    result = np.empty_like(log_mel)
+    scaled = result[:, :num_columns]
+    np.maximum(sound, floor, out=scaled)
+    scaled += np.float32(4.0)
+    scaled /= np.float32(4.0)
+    result[:, num_columns:] = (max(_silence(), floor) + np.float32(4.0)) / np.float32(4.0)
+    return result

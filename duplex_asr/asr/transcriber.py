@@ -16,7 +16,7 @@ from duplex_asr.asr.engine import (
 )
 from duplex_asr.asr.guards import USUAL_THRESHOLDS, Guards, compression_ratio
 from duplex_asr.asr.hints import MAX_CONTEXT_CHARS, Hints
-from duplex_asr.asr.mel import log_mel_spectrogram
+from duplex_asr.asr.mel import GrowingLogMel
 from duplex_asr.asr.timestamps import find_segments
 from duplex_asr.asr.tokenizer import Tokenizer
 from duplex_asr.asr.transcript import Timings, Transcript
@@ -87,6 +87,7 @@ class Transcriber:
         check_transcription(config, engine.tokenizer, engine.backend)
         self._engine = engine
         self._config = config
+        self._log_mel = GrowingLogMel(engine.dimensions.n_mels)
         configured = {name: getattr(config, name) for name in USUAL_THRESHOLDS}
         thresholds = USUAL_THRESHOLDS | engine.thresholds
         thresholds |= {name: value for name, value in configured.items() if value is not None}
@@ -111,7 +112,7 @@ class Transcriber:
         """
         cancellation, hints = cancellation or Cancellation(), hints or Hints()
         started = time.perf_counter()
-        mel = log_mel_spectrogram(utterance.samples, self._engine.dimensions.n_mels)
+        mel = self._log_mel.spectrogram(utterance.samples)
         cancellation.check()
         mel_done = time.perf_counter()
         encoded = self._engine.encode(mel, cancellation)

@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from duplex_asr.asr import mel
 from duplex_asr.asr.mel import (
     N_FRAMES,
     N_SAMPLES,
-    LogMelStream,
+    GrowingLogMel,
     log_mel_spectrogram,
     mel_filters,
 )
@@ -39,9 +40,9 @@ def chirp(num_samples: int) -> np.ndarray:
 @pytest.mark.parametrize("num_samples", [0, 1, 200, 201, 5_000, 48_017, 479_641, 480_000])
 def test_the_spectrogram_is_that_of_the_definition(num_samples: int, n_mels: int) -> None:
     samples = chirp(num_samples)
-    mel = log_mel_spectrogram(samples, n_mels)
-    assert mel.shape == (n_mels, 3000) and mel.dtype == np.float32
-    np.testing.assert_allclose(mel, plain_log_mel(samples, n_mels), atol=1e-4)
+    found = log_mel_spectrogram(samples, n_mels)
+    assert found.shape == (n_mels, 3000) and found.dtype == np.float32
+    np.testing.assert_allclose(found, plain_log_mel(samples, n_mels), atol=1e-4)
 
 
 def test_filters_have_the_area_and_the_peaks_of_slaneys() -> None:
@@ -56,36 +57,60 @@ def test_filters_have_the_area_and_the_peaks_of_slaneys() -> None:
 
 
 def test_silence_is_flat() -> None:
-    mel = log_mel_spectrogram(np.zeros(16_000, np.float32))
-    assert (mel == mel[0, 0]).all() and mel[0, 0] == pytest.approx(-1.5)
+    found = log_mel_spectrogram(np.zeros(16_000, np.float32))
+    assert (found == found[0, 0]).all() and found[0, 0] == pytest.approx(-1.5)
 
 
-@given(pieces=st.lists(st.integers(0, 3_000), max_size=12), seed=st.integers(0, 9))
+@given(
+    lengths=st.lists(st.integers(0, 60_000), min_size=1, max_size=6),
+    n_mels=st.sampled_from([80, 128]),
+)
 @settings(max_examples=30, deadline=None)
-def test_pieces_of_any_size_give_the_same_spectrogram(pieces: list[int], seed: int) -> None:
-    samples = chirp(sum(pieces) + seed)[: sum(pieces)]
-    stream = LogMelStream(80)
-    start = 0
-    for size in pieces:
-        stream.push(samples[start : start + size])
-        start += size
-    np.testing.assert_allclose(stream.snapshot(), log_mel_spectrogram(samples), atol=1e-6)
+def test_sound_that_has_grown_has_the_same_bits(lengths: list[int], n_mels: int) -> None:
+    sound = chirp(60_000)
+    growing = GrowingLogMel(n_mels)
+    for length in (*lengths, *sorted(lengths)):
+        expected = log_mel_spectrogram(sound[:length], n_mels)
+        np.testing.assert_array_equal(growing.spectrogram(sound[:length].copy()), expected)
 
 
-def test_a_snapshot_in_between_changes_nothing() -> None:
-    samples = chirp(20_000)
-    stream = LogMelStream(80)
-    stream.push(samples[:150])
-    np.testing.assert_allclose(stream.snapshot(), log_mel_spectrogram(samples[:150]), atol=1e-6)
-    stream.push(samples[150:7_777])
-    stream.snapshot()
-    stream.push(samples[7_777:])
-    assert stream.num_samples == 20_000
-    np.testing.assert_allclose(stream.snapshot(), log_mel_spectrogram(samples), atol=1e-6)
+@pytest.mark.parametrize("length", [479_400, 479_641, 479_800, N_SAMPLES])
+def test_the_end_of_the_window_has_the_same_bits(length: int) -> None:
+    sound = chirp(N_SAMPLES)
+    growing = GrowingLogMel()
+    for before in (length // 2, length - 3_000, length - 1, length):
+        found = growing.spectrogram(sound[:before])
+    np.testing.assert_array_equal(found, log_mel_spectrogram(sound[:length]))
+
+
+@pytest.mark.parametrize("changed", [0, 199, 6_199, 6_200, 20_000, 39_999])
+def test_another_sound_is_not_taken_for_one_that_has_grown(changed: int) -> None:
+    growing = GrowingLogMel()
+    sound = chirp(40_000)
+    growing.spectrogram(sound)
+    other = sound.copy()
+    other[changed] += 0.1
+    np.testing.assert_array_equal(growing.spectrogram(other), log_mel_spectrogram(other))
+
+
+def test_only_new_columns_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[int] = []
+
+    def count(seen: np.ndarray, n_mels: int) -> np.ndarray:
+        computed.append(1)
+        return compute(seen, n_mels)
+
+    compute = mel._log_mel_columns
+    growing, sound = GrowingLogMel(), chirp(N_SAMPLES)
+    growing.spectrogram(sound[: N_SAMPLES - 8_000])
+    monkeypatch.setattr(mel, "_log_mel_columns", count)
+    growing.spectrogram(sound)
+    assert len(computed) <= 3  # of 75 blocks: half a second, and the block that it ends in
+    computed.clear()
+    GrowingLogMel().spectrogram(sound[:16_000])
+    assert len(computed) == 3, "silence is not computed"
 
 
 def test_more_than_thirty_seconds_are_refused() -> None:
-    stream = LogMelStream(80)
-    stream.push(np.zeros(N_SAMPLES, np.float32))
     with pytest.raises(ValueError, match="more than 480000 samples"):
-        stream.push(np.zeros(1, np.float32))
+        log_mel_spectrogram(np.zeros(N_SAMPLES + 1, np.float32))

@@ -139,7 +139,7 @@ def test_a_transcript_becomes_the_event_of_its_verdict(rejected: str | None) -> 
     assert event.timings == {"queue_ms": 1.0}
     assert (event.language, event.language_prob, event.max_tokens) == ("de", 0.75, 40)
     assert event.segments == ({"text": "two", "start_ms": 700, "end_ms": 900},)
-    assert parse_event(events.encode(event, 1)) == event
+    assert events.from_record(json.loads(events.encode(event, 1))) == event
     if isinstance(event, events.UtteranceRejected):
         assert event.reason == "silence"
         assert event.limits == {"no_speech_threshold": 0.6}
