@@ -22,14 +22,13 @@ from enum import Enum, auto
 import numpy as np
 
 from duplex_asr.audio.frames import SAMPLES_PER_MS, Frame, Samples
+from duplex_asr.hearing.cut import Window, find_cut
 from duplex_asr.hearing.endpointer_config import EndpointerConfig
 from duplex_asr.hearing.sample_buffer import SampleBuffer
 from duplex_asr.hearing.sudden_voice import SuddenVoice
 from duplex_asr.hearing.utterance import Ending, EndReason, Utterance
 from duplex_asr.hearing.vad import VoiceDetector
 
-# An utterance that grows too long is cut at the quietest window within this time before the limit.
-CUT_SEARCH_SAMPLES = 2_000 * SAMPLES_PER_MS
 # How long a detector may go on hearing voice after it has ended.
 DETECTOR_RELEASE_SAMPLES = 500 * SAMPLES_PER_MS
 # What follows a pause of early_ms is kept, up to tail_ms, if some window of it was at least this
@@ -87,16 +86,6 @@ class _State(Enum):
     STARTING = auto()
     SPEAKING = auto()
     STOPPING = auto()
-
-
-@dataclass(frozen=True)
-class _Window:
-    """One decision of the detector."""
-
-    start: int
-    end: int
-    probability: float
-    is_voiced: bool
 
 
 NewId = Callable[[], str]
@@ -213,7 +202,7 @@ class Endpointer:
         self._detector.reset()
         self._audio.clear(position)
         self._judged = position  # everything before this went through the detector
-        self._recent: deque[_Window] = deque()  # the windows a cut may choose from
+        self._recent: deque[Window] = deque()  # the windows a cut may choose from
         self._was_voiced = False
         self._quiet_since = position
         self._earliest = position  # an utterance may not start before this
@@ -251,14 +240,14 @@ class Endpointer:
         config = self._config
         level = config.release_threshold if self._was_voiced else config.threshold
         self._was_voiced = probability >= level
-        judged = _Window(self._judged, end, probability, self._was_voiced)
+        judged = Window(self._judged, end, probability, self._was_voiced)
         self._judged = end
         self.may_be_voice = self._sudden_voice.push(window, probability)
         if self._state in (_State.QUIET, _State.STARTING):
             return self._wait_for_onset(judged)
         return self._follow_speech(judged)
 
-    def _wait_for_onset(self, window: _Window) -> list[HearingEvent]:
+    def _wait_for_onset(self, window: Window) -> list[HearingEvent]:
         if not window.is_voiced:
             self._state = _State.QUIET
             return self._report_no_speech(window.end)
@@ -278,7 +267,7 @@ class Endpointer:
         self._quiet_since = position
         return [silence]
 
-    def _follow_speech(self, window: _Window) -> list[HearingEvent]:
+    def _follow_speech(self, window: Window) -> list[HearingEvent]:
         self._remember(window)
         events: list[HearingEvent] = []
         if window.is_voiced:
@@ -296,7 +285,7 @@ class Endpointer:
             events += self._cut()
         return events
 
-    def _follow_pause(self, window: _Window) -> list[HearingEvent]:
+    def _follow_pause(self, window: Window) -> list[HearingEvent]:
         """Report a pause when it has lasted early_ms, and again if its tail holds something."""
         silence = window.end - self._speech_end
         if self._pause_end is None:
@@ -318,18 +307,16 @@ class Endpointer:
         self._has_faint_tail = False
         self._needed_silence = self._min_silence
 
-    def _remember(self, window: _Window) -> None:
+    def _remember(self, window: Window) -> None:
         self._recent.append(window)
-        while self._recent[0].end < window.end - CUT_SEARCH_SAMPLES:
+        while self._recent[0].end < window.end - self._max_utterance // 2:
             self._recent.popleft()
 
     def _cut(self) -> list[HearingEvent]:
         """End an utterance that is as long as allowed; what is spoken after the cut goes on in
         the next utterance, which starts with the very next sample."""
         windows = list(self._recent)
-        candidates = windows[:-1] if windows[-1].is_voiced else windows[:]
-        candidates.reverse()  # among equal places the last one is taken
-        cut = min(candidates, key=lambda each: (each.probability, self._energy(each))).end
+        cut = find_cut(windows, self._energy)
         before = [each for each in windows if each.is_voiced and each.end <= cut]
         after = [each for each in windows if each.is_voiced and each.end > cut]
         if after:
@@ -340,7 +327,7 @@ class Endpointer:
         self._recent = deque(each for each in windows if each.end > cut)
         return events
 
-    def _energy(self, window: _Window) -> float:
+    def _energy(self, window: Window) -> float:
         samples = self._audio.view(window.start, window.end)
         return float(np.dot(samples, samples))
 

@@ -118,3 +118,21 @@ def test_a_file_a_pipe_and_network_chunks_give_the_same_utterances(stereo, detec
 
     assert_same(from_file, from_pipe)
     assert_same(from_file, listen(chunks(), detector))
+
+
+def test_speech_without_a_long_pause_is_cut_between_words(shared_data):
+    """Two minutes of words of many speakers, a quarter of a second between them."""
+    words = []
+    for path in recordings(shared_data / "wake_words")[::2]:
+        word = np.concatenate(
+            [frame.samples for frame in FileSource(path, realtime=False).frames()]
+        )
+        loud = np.flatnonzero(np.abs(word) > 0.05 * np.abs(word).max())
+        words += [word[loud[0] : loud[-1]] * (0.5 / np.abs(word).max()), np.zeros(4_000)]
+        if sum(map(len, words)) > 120 * 16_000:
+            break
+    sound = np.concatenate(words).astype(np.float32)
+    is_word = np.concatenate([np.full(len(word), word.any()) for word in words])
+    heard = [each for each in listen(cut(sound)) if each.end_reason == "max_length"]
+    assert len(heard) >= 2
+    assert [each.id for each in heard if is_word[each.end]] == []
