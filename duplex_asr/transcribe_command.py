@@ -74,12 +74,12 @@ class _Progress:
         tqdm.monitor_interval = 0  # no thread of its own
         self._bar = tqdm(
             desc=path.name, unit="s", disable=None, leave=False, file=sys.stderr,
-            bar_format="{desc} |{bar}| {n:.0f} of {total:.0f} s, {remaining} more",
+            bar_format="{desc} |{bar}| {n_fmt} of {total_fmt} s, {remaining} more",
         )  # fmt: skip
 
     def show(self, heard_s: float, length_s: float) -> None:
-        self._bar.total = max(length_s, heard_s)
-        self._bar.update(heard_s - self._bar.n)
+        self._bar.total = round(max(length_s, heard_s)) or None
+        self._bar.update(round(heard_s) - self._bar.n)
 
     def print(self, line: str) -> None:
         self._bar.clear()  # both may be the same terminal
