@@ -68,6 +68,7 @@ JOIN_STAGES = {
     "doctor/engine.py",
     "doctor/service.py",
     "evaluation/plots.py",
+    "evaluation/probing.py",
     "evaluation/recognition.py",
     "cli.py",
     "transcribe_command.py",

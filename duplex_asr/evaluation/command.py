@@ -17,6 +17,7 @@ from duplex_asr.errors import AudioError, ConfigError
 if TYPE_CHECKING:
     from duplex_asr.config import Config
     from duplex_asr.evaluation.dataset import Dataset
+    from duplex_asr.evaluation.spool import Spool
 
 EPILOG = """A DATASET is a manifest (JSON lines, CSV or TSV with a path and a text a row, paths
 relative to it), a folder that holds one as manifest.jsonl, a folder below that, or a folder in
@@ -39,6 +40,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
     parser.add_argument("datasets", nargs="+", type=Path, metavar="DATASET")
+    parser.add_argument(
+        "--compare", nargs=2, metavar=("ENGINE_A", "ENGINE_B"),
+        help="two engines: where they part first, and what that costs in words",
+    )  # fmt: skip
+    parser.add_argument(
+        "--config-b", type=Path, metavar="FILE", help="other settings for ENGINE_B of --compare"
+    )
+    parser.add_argument(
+        "--path-b", choices=("daemon", "whole"), help="another --path for ENGINE_B of --compare"
+    )
     parser.add_argument("--engine", metavar="DIR", help="engine folder [engine.path]")
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with settings")
     parser.add_argument("--threads", type=int, metavar="N", help="[engine.threads]")
@@ -75,32 +86,34 @@ def evaluate_command(options: argparse.Namespace) -> int:
     for output in (options.json, options.html, options.utterances):
         if output is not None:
             check_writable(output)
-    return _evaluate(options)
+    if options.compare is None:
+        if options.config_b is not None or options.path_b is not None:
+            raise ConfigError("--config-b and --path-b go with --compare ENGINE_A ENGINE_B")
+        return _evaluate(options)
+    if options.engine is not None:
+        raise ConfigError("--engine and --compare name engines: leave one of them out")
+    return _compare(options)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
     from duplex_asr.evaluation.html_report import write_html
     from duplex_asr.evaluation.interrupt import Interrupt
     from duplex_asr.evaluation.recognition import Recogniser
-    from duplex_asr.evaluation.report import as_lines, as_report, write_json
+    from duplex_asr.evaluation.report import as_lines, as_report
     from duplex_asr.evaluation.run import evaluate
     from duplex_asr.evaluation.scoring import normaliser_for
     from duplex_asr.evaluation.spool import Spool
     from duplex_asr.evaluation.whole_file import whole_file
 
     datasets = _open_datasets(options)
-    recogniser = Recogniser.load(_config(options), options.hearing_path)
+    config = _config(options.config, options.engine, options.threads)
+    recogniser = Recogniser.load(config, options.hearing_path)
     normalise = normaliser_for(recogniser.config.transcription.language)
     with contextlib.closing(recogniser), Spool() as spool:
         with Interrupt() as interrupt, _progress(datasets, recogniser.manifest.name) as steps:
             run = evaluate(datasets, recogniser, normalise, spool, interrupt, steps)
         report = as_report(run, recogniser.describe(), _command_line())
-        if options.utterances is not None:
-            with whole_file(options.utterances) as file:
-                file.writelines(f"{line}\n" for line in spool.lines())
-        if options.json is not None:
-            with whole_file(options.json) as file:
-                write_json(report, None if options.utterances else spool, file)
+        _write_data(options, report, spool)
         if options.html is not None:
             with whole_file(options.html) as file:
                 write_html(report, run, file)
@@ -109,12 +122,66 @@ def _evaluate(options: argparse.Namespace) -> int:
     return _exit_code(report)
 
 
-def _config(options: argparse.Namespace) -> Config:
+def _compare(options: argparse.Namespace) -> int:
+    from duplex_asr.evaluation.compare_report import as_lines, as_report
+    from duplex_asr.evaluation.comparison import compare
+    from duplex_asr.evaluation.html_report import write_comparison
+    from duplex_asr.evaluation.interrupt import Interrupt
+    from duplex_asr.evaluation.probing import PairProbe
+    from duplex_asr.evaluation.recognition import Recogniser
+    from duplex_asr.evaluation.scoring import normaliser_for
+    from duplex_asr.evaluation.spool import Spool
+    from duplex_asr.evaluation.whole_file import whole_file
+
+    datasets = _open_datasets(options)
+    first, second = (
+        _config(config, engine, options.threads)
+        for config, engine in zip(
+            (options.config, options.config_b or options.config), options.compare, strict=True
+        )
+    )
+    normalise = normaliser_for(first.transcription.language)
+    with contextlib.ExitStack() as stack:
+        one = stack.enter_context(contextlib.closing(Recogniser.load(first, options.hearing_path)))
+        path_b = options.path_b or options.hearing_path
+        other = stack.enter_context(contextlib.closing(Recogniser.load(second, path_b)))
+        spool = stack.enter_context(Spool())
+        names = f"{one.manifest.name} and {other.manifest.name}"
+        probe = PairProbe(one, other)
+        with Interrupt() as interrupt, _progress(datasets, names) as steps:
+            found = compare(
+                datasets, (one, other), probe.compare, normalise, spool, interrupt, steps
+            )
+        engines = (one.describe(), other.describe())
+        report = as_report(found, engines, probe.missing, _command_line())
+        _write_data(options, report, spool)
+        if options.html is not None:
+            with whole_file(options.html) as file:
+                write_comparison(report, spool, file)
+    for line in as_lines(report):
+        print(line)
+    return _exit_code(report)
+
+
+def _write_data(options: argparse.Namespace, report: dict[str, Any], spool: Spool) -> None:
+    """`--utterances` and `--json`."""
+    from duplex_asr.evaluation.report import write_json
+    from duplex_asr.evaluation.whole_file import whole_file
+
+    if options.utterances is not None:
+        with whole_file(options.utterances) as file:
+            file.writelines(f"{line}\n" for line in spool.lines())
+    if options.json is not None:
+        with whole_file(options.json) as file:
+            write_json(report, None if options.utterances else spool, file)
+
+
+def _config(path: Path | None, engine: str | None, threads: int | None) -> Config:
     from duplex_asr.config import load_config
 
-    engine = {"path": options.engine, "threads": options.threads}
-    given = {key: value for key, value in engine.items() if value is not None}
-    return load_config(options.config, {"engine": given})
+    options = {"path": engine, "threads": threads}
+    given = {key: value for key, value in options.items() if value is not None}
+    return load_config(path, {"engine": given})
 
 
 def _open_datasets(options: argparse.Namespace) -> list[Dataset]:

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from duplex_asr.evaluation import plots
+from duplex_asr.evaluation.differences import STAGES
 from duplex_asr.evaluation.report import Report, percent
 from duplex_asr.evaluation.run import Run
 from duplex_asr.evaluation.spool import Record, Spool
@@ -34,6 +35,17 @@ def write_html(report: Report, run: Run, file: IO[str]) -> None:
         num_left_out=num_wrong - len(wrong),
         invented=invented,
         confusions=confusions,
+    ):
+        file.write(part)
+
+
+def write_comparison(report: Report, spool: Spool, file: IO[str]) -> None:
+    """Write the page of a comparison."""
+    num_other = report["differences"]["num_recordings_with_other_texts"]
+    other = [each for each in spool.worst_first(MAX_ROWS) if not each["is_same_text"]]
+    page = environment().get_template("compare.html.jinja")
+    for part in page.generate(
+        report=report, other=other, num_left_out=num_other - len(other), stages=STAGES
     ):
         file.write(part)
 

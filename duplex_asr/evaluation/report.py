@@ -66,6 +66,11 @@ def as_lines(report: Report) -> Iterator[str]:
     yield describe_speed(report)
     if report["partial"]:
         yield "partial: it was interrupted"
+    yield from describe_problems(report)
+
+
+def describe_problems(report: Report) -> Iterator[str]:
+    """What could not be evaluated."""
     for each in report["problems"][:MAX_LISTED_PROBLEMS]:
         yield f"not evaluated: {each['problem']}"
     if len(report["problems"]) > MAX_LISTED_PROBLEMS:

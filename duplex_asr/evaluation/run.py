@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from duplex_asr.cancellation import Cancelled
 from duplex_asr.errors import AudioError
@@ -46,27 +46,47 @@ def evaluate(
     interrupt: Interrupt,
     step: Iterable[Any],
 ) -> Run:
-    """Hear all recordings of all data sets. step: is advanced by one after each recording."""
-    run = Run(spool)
+    """Hear all recordings of all data sets. step: is advanced by one before each recording."""
+    run = Run(spool, by_dataset={each.name: Totals() for each in datasets})
+
+    def hear(path: Path) -> Heard:
+        return recogniser.hear(path, interrupt)
+
+    for dataset, recording, heard in hear_all(datasets, hear, run.problems, interrupt, step):
+        _add(run, dataset, recording, heard, normalise)
+    run.is_partial = interrupt.is_set
+    return run
+
+
+T = TypeVar("T")
+
+
+def hear_all(
+    datasets: Sequence[Dataset],
+    hear: Callable[[Path], T],
+    problems: list[dict[str, str]],
+    interrupt: Interrupt,
+    step: Iterable[Any],
+) -> Iterator[tuple[Dataset, Recording, T]]:
+    """Yield each recording with what was heard in it, until interrupted.
+
+    problems: takes what of the lists and recordings cannot be used.
+    """
     steps = iter(step)
     for dataset in datasets:
-        totals = run.by_dataset.setdefault(dataset.name, Totals())
-        run.problems += [_problem(dataset, each.name, str(each)) for each in dataset.problems]
+        problems += [_problem(dataset, each.name, str(each)) for each in dataset.problems]
         for recording in dataset.recordings:
             next(steps, None)
             try:
-                heard = recogniser.hear(recording.path, interrupt)
+                heard = hear(recording.path)
             except AudioError as error:
-                run.problems.append(_problem(dataset, recording.name, str(error)))
+                problems.append(_problem(dataset, recording.name, str(error)))
                 continue
             except Cancelled:
-                run.is_partial = True
-                return run
-            _add(run, totals, dataset, recording, heard, normalise)
+                return
+            yield dataset, recording, heard
             if interrupt.is_set:
-                run.is_partial = True
-                return run
-    return run
+                return
 
 
 def _problem(dataset: Dataset, name: str, what: str) -> dict[str, str]:
@@ -74,14 +94,14 @@ def _problem(dataset: Dataset, name: str, what: str) -> dict[str, str]:
 
 
 def _add(
-    run: Run, totals: Totals, dataset: Dataset, recording: Recording, heard: Heard,
+    run: Run, dataset: Dataset, recording: Recording, heard: Heard,
     normalise: Normalise,
 ) -> None:  # fmt: skip
     result = None
     if recording.text is not None:
         result = score(normalise(recording.text), normalise(heard.text))
     utterances = utterances_of(recording.path, heard)
-    for each in (run.totals, totals):
+    for each in (run.totals, run.by_dataset[dataset.name]):
         each.add(heard.audio_ms, heard.wall_ms, utterances, result)
     errors = 0 if result is None else result.errors + result.hallucinated
     run.spool.append(as_record(dataset, recording, heard, utterances, result), errors)

@@ -16,8 +16,10 @@ from tests.daemon_process import DEMO
 from tests.evaluation.conftest import write_manifest
 
 
-def run(*arguments: object, engine: Path = DEMO) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "duplex_asr", "eval", "--engine", str(engine)]
+def run(*arguments: object, engine: Path | None = DEMO) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "duplex_asr", "eval"]
+    if engine is not None:
+        command += ["--engine", str(engine)]
     return subprocess.run(
         [*command, *map(str, arguments)], stdin=subprocess.DEVNULL, capture_output=True, text=True,
         timeout=100,
