@@ -117,14 +117,25 @@ def choose_token(
     has_timestamps: bool = False,
 ) -> tuple[int, float]:
     """The most probable token that may follow `tokens`, and its log-probability among those."""
+    scores = allowed_scores(logits, tokenizer, tokens, has_timestamps)
+    token = int(scores.argmax())
+    return token, float(log_softmax(scores)[token])
+
+
+def allowed_scores(
+    logits: npt.NDArray[np.float32],
+    tokenizer: Tokenizer,
+    tokens: abc.Sequence[int],
+    has_timestamps: bool,
+) -> npt.NDArray[np.float32]:
+    """Logits with minus infinity for what may not follow `tokens`, shape = (n_vocab,)."""
     scores = logits.astype(np.float32)  # a copy: the engine may own the logits
     scores[tokenizer.suppressed_ids] = -np.inf
     if not tokens:
         scores[tokenizer.blank_ids] = -np.inf
     if has_timestamps:
         apply_timestamp_rules(scores, tokens, tokenizer)
-    token = int(scores.argmax())
-    return token, float(log_softmax(scores)[token])
+    return scores
 
 
 def detect_language(logits: npt.NDArray[np.float32], tokenizer: Tokenizer) -> DetectedLanguage:

@@ -119,7 +119,7 @@ class Transcriber:
         encode_done = time.perf_counter()
         try:
             language, probability = self._language(encoded, hints)
-            prompt = self._prompt(language, hints)
+            prompt = self.prompt(language, hints)
             max_tokens = self._max_new_tokens(utterance.audio_ms, len(prompt))
             decoding = self._engine.decode(
                 encoded,
@@ -167,7 +167,9 @@ class Transcriber:
         found = self._engine.detect_language(encoded)
         return found.language, found.probability
 
-    def _prompt(self, language: str, hints: Hints) -> tuple[int, ...]:
+    def prompt(self, language: str, hints: Hints) -> tuple[int, ...]:
+        """What an utterance in that language is decoded after: context, if any, and the
+        start-of-transcript sequence."""
         tokenizer, config = self._engine.tokenizer, self._config
         text = config.context if hints.context is None else hints.context
         context = tokenizer.context(text, self._engine.dimensions.max_context_tokens)

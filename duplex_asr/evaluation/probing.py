@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from duplex_asr.asr.decoding import log_softmax
+from duplex_asr.asr.decoding import allowed_scores, log_softmax
+from duplex_asr.asr.hints import Hints
 from duplex_asr.asr.mel import log_mel_spectrogram
-from duplex_asr.asr.tokenizer import Tokenizer
 from duplex_asr.asr.transcript import Transcript
 from duplex_asr.evaluation.differences import TokenDifference, UtteranceDifference
 from duplex_asr.evaluation.recognition import Heard, Recogniser
@@ -52,7 +52,7 @@ def compare_utterance(
         end_ms=first.utterance.end_ms,
         mel=_largest_difference(*mels),
         encoder=_relative_error(*(_features(*each) for each in zip(sides, mels, strict=True))),
-        token=_token_difference(sides, mels, (first.tokens, second.tokens)),
+        token=_token_difference(sides, mels, transcripts),
         texts=(first.text, second.text),
         rejected=(first.rejected, second.rejected),
     )
@@ -88,10 +88,11 @@ def _relative_error(first: Floats | None, second: Floats | None) -> float | None
 def _token_difference(
     sides: tuple[Recogniser, Recogniser],
     mels: Sequence[Floats],
-    tokens: tuple[Sequence[int], Sequence[int]],
+    transcripts: tuple[Transcript, Transcript],
 ) -> TokenDifference | None:
     """The first token that differs, and what both engines thought of both candidates there."""
-    if tuple(tokens[0]) == tuple(tokens[1]):
+    tokens = tuple(each.tokens for each in transcripts)
+    if tokens[0] == tokens[1]:
         return None
     pairs = zip(tokens[0], tokens[1], strict=False)
     index = next((number for number, (a, b) in enumerate(pairs) if a != b), min(map(len, tokens)))
@@ -106,8 +107,8 @@ def _token_difference(
         tokens=(chosen[0], chosen[1]),
         names=(names[0], names[1]),
         beliefs=tuple(
-            _belief(side, mel, tokens[0][:index], chosen)
-            for side, mel in zip(sides, mels, strict=True)
+            _belief(side, mel, each.language, each.tokens[:index], chosen)
+            for side, mel, each in zip(sides, mels, transcripts, strict=True)
         ),
     )
 
@@ -118,30 +119,23 @@ def _name(side: Recogniser, token: int) -> str:
 
 
 def _belief(
-    side: Recogniser, mel: Floats, before: Sequence[int], chosen: Sequence[int]
+    side: Recogniser, mel: Floats, language: str, before: Sequence[int], chosen: Sequence[int]
 ) -> dict[str, Any] | None:
     """Logit and probability (of what may be written there) that one engine gives both candidates;
     None if it cannot tell, or has another vocabulary."""
     ask = getattr(side.engine, "logits", None)
     if ask is None or max((*before, *chosen)) >= side.engine.dimensions.n_vocab:
         return None
-    prompt = side.engine.tokenizer.prompt(side.config.transcription.language)
+    prompt = side.transcriber.prompt(language, Hints())
     encoded = side.engine.encode(mel)
     try:
         logits = np.asarray(ask(encoded, [*prompt, *before])[-1], np.float32)
     finally:
         encoded.release()
-    logprobs = log_softmax(_allowed(logits, side.engine.tokenizer, is_first=not before))
+    logprobs = log_softmax(
+        allowed_scores(logits, side.engine.tokenizer, before, side.config.transcription.timestamps)
+    )
     return {
         "logits": [round(float(logits[each]), 4) for each in chosen],
         "probabilities": [round(float(np.exp(logprobs[each])), 5) for each in chosen],
     }
-
-
-def _allowed(logits: Floats, tokenizer: Tokenizer, is_first: bool) -> Floats:
-    """Logits as greedy decoding looks at them."""
-    scores: Floats = logits.copy()
-    scores[tokenizer.suppressed_ids] = -np.inf
-    if is_first:
-        scores[tokenizer.blank_ids] = -np.inf
-    return scores

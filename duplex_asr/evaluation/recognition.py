@@ -59,7 +59,7 @@ class Recogniser:
         self.engine = engine
         self.config = config
         self.hearing_path = hearing_path
-        self._transcriber = Transcriber(engine, config.transcription)
+        self.transcriber = Transcriber(engine, config.transcription)
 
     @classmethod
     def load(cls, config: Config, hearing_path: HearingPath) -> Recogniser:
@@ -101,8 +101,8 @@ class Recogniser:
 
     def _transcripts(self, path: Path, audio_ms: float) -> Iterator[Transcript]:
         if self.hearing_path == "whole" and audio_ms <= WINDOW_MS:
-            return transcribe_whole_file(path, self._transcriber)
-        return transcribe_file(path, self._transcriber, self.config)
+            return transcribe_whole_file(path, self.transcriber)
+        return transcribe_file(path, self.transcriber, self.config)
 
 
 def length_ms(path: Path) -> float:

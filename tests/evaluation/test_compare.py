@@ -155,6 +155,7 @@ def test_engines_that_cannot_be_asked_say_so_and_are_compared_by_their_tokens(
     mute: Any = SimpleNamespace(
         **{name: getattr(sure, name) for name in ("encode", "decode", "dimensions", "tokenizer")},
         thresholds=sure.thresholds,
+        backend=sure.backend,
     )
     other = Recogniser(DEMO, demo.manifest, mute, demo.config, "whole")
     _, records, report, html = compared(demo, other, spoken_words)
