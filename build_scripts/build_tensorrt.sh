@@ -4,6 +4,7 @@ set -euo pipefail
 
 SCRIPTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 ROOT=$(dirname "$SCRIPTS")
+CHECKPOINT_MAY_BE_FOLDER=yes
 # shellcheck source=build_scripts/preflight.sh
 source "$SCRIPTS/preflight.sh"
 # shellcheck source=build_scripts/steps.sh
@@ -42,13 +43,15 @@ Environment, with the value of this run:
   PRECISION=${PRECISION:-fp16}                  fp16 (norms and softmax in fp32) or fp32
   ENGINE_DIR=${ENGINE_DIR:-(GRAPHS_DIR-plans, or engines/MODEL_NAME/build/tensorrt-PRECISION)}
                                   where the engine goes
-  CHECKPOINT=$CHECKPOINT                     an OpenAI-format .pt of your own
+  CHECKPOINT=$CHECKPOINT                     a checkpoint of your own: an OpenAI-format .pt, or a Hugging
+                                  Face folder with config.json and safetensors
   TOKENIZER=$TOKENIZER                      ranks in tiktoken format, for models that do not use OpenAI's
   THRESHOLDS=$THRESHOLDS                     NAME=VALUE words, the [transcription] thresholds of this model
   DOWNLOAD_DIR=$DOWNLOAD_DIR
                                   where checkpoints are kept
   CHECKPOINT_URL=$CHECKPOINT_URL
                                   a mirror of OpenAI's checkpoints
+  STALL_S=$STALL_S                      seconds after which a server that sends nothing is given up
 $PLAN_SETTINGS_HELP
 
 $EXIT_CODES_HELP

@@ -57,6 +57,7 @@ Environment, with the value of this run:
                                   where checkpoints are kept
   CHECKPOINT_URL=$CHECKPOINT_URL
                                   a mirror of OpenAI's checkpoints
+  STALL_S=$STALL_S                      seconds after which a server that sends nothing is given up
   TRTLLM_VERSION=${TRTLLM_VERSION:-(the installed one)}
                                   0.11 to 1.2; decides flags and length units
   CONVERT_CHECKPOINT=$CONVERT_CHECKPOINT             convert_checkpoint.py of the same TensorRT-LLM version

@@ -1,11 +1,15 @@
 # shellcheck shell=bash
 # Sourced after preflight.sh and steps.sh: which Whisper checkpoints there are and how to get one.
 
+# shellcheck source=build_scripts/download.sh
+source "$SCRIPTS/download.sh"
+
 CHECKPOINT_TABLE=$SCRIPTS/checkpoints.txt
 CHECKPOINT_URL=${CHECKPOINT_URL:-https://openaipublic.azureedge.net/main/whisper/models}
 # Where openai-whisper keeps them, too, so that nothing is downloaded twice.
 DOWNLOAD_DIR=${DOWNLOAD_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/whisper}
 CHECKPOINT_FILE= # set by get_checkpoint
+CHECKPOINT_MAY_BE_FOLDER=${CHECKPOINT_MAY_BE_FOLDER:-no} # a script whose converter reads folders says yes
 
 checkpoint_names() {
     awk '!/^#/ && NF == 3 { printf "%s%s", separator, $1; separator = " " }' "$CHECKPOINT_TABLE"
@@ -19,7 +23,9 @@ checkpoint_column() { # NAME COLUMN
 checkpoint_megabytes() { # NAME
     local listed
     listed=$(checkpoint_column "$1" 3)
-    if [[ -n $listed ]]; then
+    if [[ -d $CHECKPOINT_FILE ]]; then
+        du --dereference --summarize --block-size=1M "$CHECKPOINT_FILE" | cut -f 1
+    elif [[ -n $listed ]]; then
         echo "$listed"
     else
         echo $(($(stat --dereference --format %s "$CHECKPOINT_FILE" 2>/dev/null || echo 0) / 1000000 + 1))
@@ -34,11 +40,15 @@ require_checkpoint_name() {
 
 # CHECKPOINT is a file of the user's own, --from a copy of OpenAI's.
 check_checkpoint_overrides() {
+    require_number STALL_S "$STALL_S" 1 3600
     if [[ -n $CHECKPOINT && -n $FROM_FILE ]]; then
         fail "$EXIT_USAGE" "CHECKPOINT and --from both name a file: give one of them."
     fi
     require_plain_path CHECKPOINT_FILE "${CHECKPOINT:-${FROM_FILE:-$DOWNLOAD_DIR/$MODEL_NAME.pt}}"
-    if [[ -n $CHECKPOINT$FROM_FILE && ! -f $CHECKPOINT_FILE ]]; then
+    if [[ -n $CHECKPOINT && -d $CHECKPOINT_FILE && $CHECKPOINT_MAY_BE_FOLDER == yes ]]; then
+        [[ -f $CHECKPOINT_FILE/config.json ]] || problem "$EXIT_CHECKPOINT" \
+            "$CHECKPOINT_FILE has no config.json: give a folder that save_pretrained has written."
+    elif [[ -n $CHECKPOINT$FROM_FILE && ! -f $CHECKPOINT_FILE ]]; then
         problem "$EXIT_CHECKPOINT" "there is no checkpoint $CHECKPOINT_FILE: give an existing file."
     fi
 }
@@ -47,7 +57,7 @@ check_checkpoint_overrides() {
 source_sha256() { # NAME
     if [[ -z $CHECKPOINT ]]; then
         checkpoint_column "$1" 2
-    elif [[ -f $CHECKPOINT_FILE ]]; then
+    elif [[ -e $CHECKPOINT_FILE ]]; then
         digest_of "$CHECKPOINT_FILE"
     fi
 }

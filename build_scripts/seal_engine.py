@@ -58,6 +58,10 @@ def make_parser() -> argparse.ArgumentParser:
     plans.add_argument("--plans", type=Path, required=True, metavar="DIR")
     plans.add_argument("--keep-graphs", action="store_true", help="keep what only trtexec reads")
 
+    onnx = commands.add_parser("onnx", help="what `duplex-asr build` has made, with more notes")
+    onnx.set_defaults(command=seal_onnx)
+    onnx.add_argument("--engine", type=Path, required=True, metavar="DIR")
+
     check = commands.add_parser("check", help="is this folder whole and built like that?")
     check.set_defaults(command=check_folder)
     check.add_argument("folder", type=Path)
@@ -68,7 +72,7 @@ def make_parser() -> argparse.ArgumentParser:
     arguments.add_argument("graphs", type=Path)
     arguments.add_argument("part", nargs="?", help="without it: the parts")
 
-    for command in (trtllm, plans):
+    for command in (trtllm, plans, onnx):
         command.add_argument("--output", type=Path, required=True, metavar="DIR")
         command.add_argument("--built-with", action="append", default=[], metavar="NAME=VALUE")
     return parser
@@ -136,6 +140,13 @@ def seal_plans(options: argparse.Namespace) -> None:
     write_folder(options.output, sources, manifest, [*options.built_with, *flags])
 
 
+def seal_onnx(options: argparse.Namespace) -> None:
+    """The same files, linked: they lie in a work folder of ours."""
+    manifest = read_json(options.engine / MANIFEST_NAME)
+    sources = {name: options.engine / name for name in manifest["files"]}
+    write_folder(options.output, sources, manifest, options.built_with, may_link=True)
+
+
 def in_short(arguments: list[str]) -> str:
     """trtexec's arguments with a count in place of the names of layers."""
     words = []
@@ -160,14 +171,18 @@ def print_arguments(options: argparse.Namespace) -> None:
 
 
 def write_folder(
-    folder: Path, sources: dict[str, Path], manifest: dict[str, Any], built_with: list[str]
+    folder: Path,
+    sources: dict[str, Path],
+    manifest: dict[str, Any],
+    built_with: list[str],
+    may_link: bool = False,
 ) -> None:
     """Put the files into a new folder and write the manifest that lists them."""
     for name, source in sources.items():
         if not source.is_file() or not source.stat().st_size:
             raise SealError(f"{source} is missing or empty, so the engine would not load")
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        place(source, folder / name)
+        place(source, folder / name, may_link or source.suffix in MADE_HERE)
     manifest = {
         **manifest,
         "files": {
@@ -182,9 +197,9 @@ def write_folder(
     (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
 
 
-def place(source: Path, target: Path) -> None:
+def place(source: Path, target: Path, may_link: bool) -> None:
     """Link what the build made, which is large; copy what belongs to somebody else."""
-    if source.suffix in MADE_HERE:
+    if may_link:
         try:
             os.link(source, target)
             return

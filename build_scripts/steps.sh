@@ -53,7 +53,7 @@ begin_build() { # WORK_FOLDER
     WORK=$1
     if [[ $DRY_RUN == yes ]]; then
         printf '%s\n' '#!/usr/bin/env bash' 'set -euo pipefail'
-        show export "CUDA_MODULE_LOADING=$CUDA_MODULE_LOADING"
+        [[ -z ${CUDA_MODULE_LOADING:-} ]] || show export "CUDA_MODULE_LOADING=$CUDA_MODULE_LOADING"
         show mkdir -p "$WORK"
         return
     fi
@@ -62,6 +62,10 @@ begin_build() { # WORK_FOLDER
     exec 9>"$WORK/lock"
     flock --nonblock 9 ||
         fail "$EXIT_BUSY" "another build works in $WORK: wait for it, or choose another ENGINE_DIR."
+    trap_signals
+}
+
+trap_signals() {
     trap 'interrupted SIGHUP 129' HUP
     trap 'interrupted Ctrl-C 130' INT
     trap 'interrupted SIGTERM 143' TERM
@@ -211,7 +215,7 @@ run_tool() { # NAME PARTIAL_OUTPUT COMMAND...
 wait_with_signs_of_life() { # NAME STARTED
     local finished='' status
     while true; do
-        sleep "$SIGN_OF_LIFE_S" >/dev/null 2>&1 9>&- &
+        sleep "$SIGN_OF_LIFE_S" >/dev/null 2>&1 8>&- 9>&- &
         STEP_TIMER=$!
         status=0
         wait -n -p finished "$STEP_CHILD" "$STEP_TIMER" || status=$?
@@ -243,56 +247,4 @@ memory ran out: stop other programs or add swap, then run the same command again
 reboot to undo fragmentation, and see docs/jetson.md if this is L4T 36.4.7."
     fi
     fail "$EXIT_STEP" "step '$1' ($tool) ended with status $2: see $3."
-}
-
-# ---- downloads ---------------------------------------------------------------------------------
-
-# fetch URL SHA256 TARGET HINT: HINT says what to do on a machine without network.
-fetch() {
-    local url=$1 sha256=$2 target=$3 hint=$4 partial=$3.part status=0
-    announce "download ${target##*/}, unless it is there"
-    if [[ $DRY_RUN == yes ]]; then
-        show mkdir -p "${target%/*}"
-        show curl --fail --location --silent --show-error --continue-at - --output "$partial" "$url"
-        show_check_sha256 "$partial" "$sha256"
-        show mv "$partial" "$target"
-        return
-    fi
-    if [[ -f $target ]]; then
-        check_sha256 "$target" "$sha256" "delete it and run the same command again"
-        say "      there, and its sha256 is right"
-        return
-    fi
-    require_tool curl "install it with apt, or $hint"
-    mkdir -p "${target%/*}"
-    # The part is kept when this is interrupted: curl goes on from its end.
-    if [[ ! -f $partial || $(digest_of "$partial") != "$sha256" ]]; then
-        setsid curl --fail --location --silent --show-error --continue-at - --output "$partial" \
-            "$url" >"$WORK/logs/download.log" 2>&1 </dev/null 9>&- &
-        STEP_CHILD=$!
-        wait_with_signs_of_life download "$SECONDS" || status=$?
-        STEP_CHILD=
-    fi
-    if ((status != 0)); then
-        tail -n 3 "$WORK/logs/download.log" | sed 's/^/    /' >&2
-        fail "$EXIT_DOWNLOAD" "$url could not be downloaded (curl ended with status $status): \
-run the same command again to go on, or $hint."
-    fi
-    if [[ $(digest_of "$partial") != "$sha256" ]]; then
-        rm -f "$partial"
-        fail "$EXIT_CHECKSUM" "what came from $url is not the file with sha256 $sha256: \
-it was deleted, run the same command again."
-    fi
-    mv "$partial" "$target"
-}
-
-show_check_sha256() { # FILE SHA256
-    printf '%s | sha256sum --check --status\n' "$(show echo "$2  $1")"
-}
-
-check_sha256() { # FILE SHA256 ADVICE
-    local found
-    found=$(digest_of "$1")
-    [[ $found == "$2" ]] ||
-        fail "$EXIT_CHECKSUM" "$1 has the sha256 $found and not $2: $3."
 }

@@ -51,6 +51,19 @@ CASES: dict[str, tuple[str, str, list[str], dict[str, str]]] = {
          "ENGINE_DIR": "/data/mine", "BUILDER_LEVEL": "1", "WORKSPACE_MB": "256",
          "KEEP_ONNX": "yes"},
     ),
+    "fetch_whisper": ("pc", "fetch_whisper.sh", ["small.en"], {}),
+    "fetch_whisper-from-file": (
+        "pc", "fetch_whisper.sh", ["--from", "/media/usb/base.en.pt"],
+        {"DOWNLOAD_DIR": "/data/it's"},
+    ),
+    "onnx": ("jetson", "build_onnx.sh", ["tiny.en"], {}),
+    "onnx-nothing-installed": ("pc", "build_onnx.sh", [], {"STAND_IN_DISK_MB": "200"}),
+    "onnx-fp32-own-folder": (
+        "jetson", "build_onnx.sh", ["--keep-work", "--overwrite"],
+        {"PRECISION": "fp32", "CHECKPOINT": "/data/whisper-mine", "MODEL_NAME": "mine",
+         "TOKENIZER": "/data/mine.tiktoken", "THRESHOLDS": "no_speech_threshold=0.8",
+         "ENGINE_DIR": "/data/mine"},
+    ),
     "voice": ("jetson", "build_voice.sh", [], {"VOICE": "/data/en_US-amy-medium.onnx"}),
     "voice-nothing-installed": ("pc", "build_voice.sh", [], {}),
     "voice-kokoro-buckets": (

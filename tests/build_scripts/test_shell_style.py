@@ -9,9 +9,12 @@ import pytest
 
 from tests.build_scripts.board import REPO
 
-SCRIPTS = sorted((REPO / "build_scripts").glob("build_*.sh"))
+SCRIPTS = sorted(
+    path for kind in ("build", "fetch") for path in (REPO / "build_scripts").glob(f"{kind}_*.sh")
+)
 SOURCED = [
-    REPO / "build_scripts" / f"{name}.sh" for name in ("preflight", "steps", "checkpoint", "plans")
+    REPO / "build_scripts" / f"{name}.sh"
+    for name in ("preflight", "steps", "download", "checkpoint", "plans")
 ]
 
 
