@@ -116,7 +116,10 @@ def prepared(peer: Peer, job: Job, checkpoint: Path, folder: Path) -> Path:
     for each in (path, unfinished):
         shutil.rmtree(each, ignore_errors=True)
         each.unlink(missing_ok=True)
-    peer.prepare(job, checkpoint, unfinished)
+    try:
+        peer.prepare(job, checkpoint, unfinished)
+    except ImportError as error:  # installed, but something that it needs is not
+        raise Absent(str(error)) from error
     unfinished.rename(path)
     return path
 

@@ -45,7 +45,7 @@ class _Filler:
         self._tensors = tensors
 
     def _tensor(self, name: str) -> npt.NDArray[np.float32]:
-        return np.asarray(self._tensors[name], np.float32)
+        return np.array(self._tensors[name], np.float32)  # a copy: quantising works in place
 
     def fill(self, spec: Any) -> None:
         for name in ("conv1", "conv2"):

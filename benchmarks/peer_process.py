@@ -9,8 +9,10 @@ JSON lines; memory is VmHWM, the most that was ever resident.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+_PR_SET_PDEATHSIG = 1
 Encode = Callable[[], Any]
 Decode = Callable[[Any], list[int]]
 
@@ -68,8 +71,6 @@ def open_ctranslate2(model: str, work: Any, threads: int) -> tuple[Encode, Decod
 
 def open_whisper_cpp(model: str, work: Any, threads: int) -> tuple[Encode, Decode]:
     """By the C functions of the library in pywhispercpp's wheel, without its Python around them."""
-    import ctypes
-
     import _pywhispercpp
 
     library = ctypes.CDLL(_pywhispercpp.__file__)
@@ -203,7 +204,13 @@ def memory_mb() -> dict[str, float]:
     }
 
 
+def end_with_parent() -> None:
+    """Have the kernel end this process with the one that started it: stopped, it could not tell."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main() -> None:
+    end_with_parent()
     kind, model, work_path, threads = sys.argv[1:]
     # Libraries print what they like to standard output; the answers have it for themselves.
     answers = os.fdopen(os.dup(1), "w", buffering=1)

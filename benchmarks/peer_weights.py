@@ -38,11 +38,14 @@ class Job:
         return (*self.tokenizer.suppressed_tokens, self.tokenizer.eot)
 
 
+_PACKAGES = {"whisper": "openai-whisper", "_pywhispercpp": "pywhispercpp"}
+
+
 def need(*modules: str) -> None:
     """Raise Absent unless all modules are installed."""
     for module in modules:
         if importlib.util.find_spec(module) is None:
-            raise Absent(f"the package {module} is not installed")
+            raise Absent(f"the package {_PACKAGES.get(module, module)} is not installed")
 
 
 def transformers_model(job: Job) -> Any:

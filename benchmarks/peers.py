@@ -40,7 +40,7 @@ from random_models import DIMENSIONS, write_random_checkpoint
 
 from duplex_asr.asr.checkpoint import read_checkpoint
 from duplex_asr.asr.export.build import PRECISIONS
-from duplex_asr.asr.manifest import sha256_of
+from duplex_asr.asr.manifest import sha256_of_source
 from duplex_asr.asr.mel import N_FRAMES
 from duplex_asr.asr.tokenizer import Tokenizer, bundled_ranks, read_ranks
 from duplex_asr.errors import DuplexAsrError
@@ -271,7 +271,9 @@ def parse_options() -> argparse.Namespace:
     usable = sorted(os.sched_getaffinity(0))
     parser.add_argument("--models", type=names, default=["base.en"], metavar="NAME,...",
                         help=f"of {','.join(DIMENSIONS)}")  # fmt: skip
-    parser.add_argument("--checkpoint", type=Path, help="real weights instead of random ones")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="real weights instead of random ones, a file or a folder"
+    )
     parser.add_argument("--precision", type=names, default=list(PRECISIONS), metavar="NAME,...",
                         help="ours to measure, of %(default)s")  # fmt: skip
     parser.add_argument("--peers", type=names, default=[], metavar="NAME,...",
@@ -296,8 +298,10 @@ def parse_options() -> argparse.Namespace:
 def checkpoints(options: argparse.Namespace, work: Path) -> dict[str, tuple[Path, Path]]:
     """For each model its checkpoint, and the folder for what is made from it."""
     if options.checkpoint:
-        key = f"{options.checkpoint.stem}-{sha256_of(options.checkpoint)[:12]}"
-        return {options.checkpoint.stem: (options.checkpoint, work / key)}
+        path = options.checkpoint.resolve()
+        name = path.name if path.is_dir() else path.stem
+        digest = sha256_of_source(read_checkpoint(path).files)
+        return {name: (path, work / f"{name}-{digest[:12]}")}
     found = {}
     for name in options.models:
         path = work / f"{name}.pt"

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import cpu_peers
 import peers
+from ctranslate2_folder import save_ctranslate2
 from ggml_file import q8_0
 from peer_weights import Absent, Job
 from peers_plot import draw
@@ -159,6 +160,13 @@ def test_whisper_cpp_reads_our_file_and_chooses_the_tokens_that_we_choose(
     assert not absent
     ours, theirs = (each.runs[-1]["tokens"] for each in found)
     assert ours == theirs
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ctranslate2") is None, reason="needs ctranslate2")
+def test_one_conversion_leaves_the_weights_for_the_next(job: Job, tmp_path: Path) -> None:
+    before = {name: values.copy() for name, values in job.tensors.items()}
+    save_ctranslate2(job, tmp_path, "int8")
+    assert all(np.array_equal(values, before[name]) for name, values in job.tensors.items())
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ctranslate2") is None, reason="needs ctranslate2")
