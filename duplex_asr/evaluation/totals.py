@@ -140,6 +140,11 @@ class Totals:
             self.stage_ms[stage].append(ms)
 
     @property
+    def num_heard(self) -> int:
+        """Recordings of all kinds."""
+        return self.spoken.recordings + self.silent_recordings + self.unknown_recordings
+
+    @property
     def real_time_factor(self) -> float | None:
         """Time for reading, hearing and recognising over the length of the sound."""
         return self.wall_ms / self.audio_ms if self.audio_ms else None
@@ -157,6 +162,7 @@ class Totals:
             "engine_real_time_factor": engine_ms / self.audio_ms if self.audio_ms else None,
             "audio_s": round(self.audio_ms / 1000, 3),
             "processing_s": round(self.wall_ms / 1000, 3),
+            "recordings_per_s": 1000 * self.num_heard / self.wall_ms if self.wall_ms else None,
             "num_utterances": self.utterances,
             "rejected": dict(sorted(self.rejected.items())),
             "latency_ms": {stage: percentiles(times) for stage, times in self.stage_ms.items()},

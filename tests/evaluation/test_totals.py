@@ -31,6 +31,7 @@ def test_words_silence_and_what_is_not_known_are_counted_apart() -> None:
     assert (found["num_non_speech_recordings_with_words"], found["non_speech_s"]) == (1, 14.0)
     assert (found["num_recordings"], found["num_recordings_without_reference"]) == (2, 1)
     assert found["real_time_factor"] == pytest.approx(1050 / 21_000)
+    assert found["recordings_per_s"] == pytest.approx(5 / 1.05)
     assert found["engine_real_time_factor"] == pytest.approx(270 / 21_000)
     assert found["rejected"] == {"silence": 1} and found["num_utterances"] == 5
     assert found["latency_ms"]["total"]["p50"] == 60
