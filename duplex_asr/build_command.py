@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -16,36 +18,66 @@ def build(options: argparse.Namespace) -> int:
     from duplex_asr.asr.export.build_cuda import build_cuda_engine
     from duplex_asr.asr.export.build_tensorrt import build_tensorrt_graphs
 
-    def report(stage: str) -> None:
-        print(f"  {stage} ...", file=sys.stderr, flush=True)
-
+    progress = _Progress()
     common: dict[str, Any] = {
         "name": options.name,
         "tokenizer_path": options.tokenizer,
         "overwrite": options.overwrite,
         "decoding": _parse_thresholds(options.threshold),
-        "report": report,
+        "report": progress,
     }
     paths = (options.checkpoint, options.output)
     next_step = f"try it with `duplex-asr transcribe --engine {options.output} FILE`"
     if options.keep_checkpoint and options.backend != "onnx":
         raise ConfigError("--keep-checkpoint goes with --backend onnx: others store them their way")
-    if options.backend == "cuda":
-        manifest = build_cuda_engine(*paths, options.precision or "fp16", **common)
-    elif options.backend == "tensorrt":
-        manifest = build_tensorrt_graphs(*paths, options.precision or "fp16", **common)
-        script = f"build_scripts/build_tensorrt.sh {options.output}"
-        next_step = f"build its plans on the board with `{script}`"
-    else:
-        manifest = build_onnx_engine(
-            *paths, options.precision or "fp32", keep_checkpoint=options.keep_checkpoint, **common
-        )
+    with contextlib.closing(progress):
+        if options.backend == "cuda":
+            manifest = build_cuda_engine(*paths, options.precision or "fp16", **common)
+        elif options.backend == "tensorrt":
+            manifest = build_tensorrt_graphs(*paths, options.precision or "fp16", **common)
+            script = f"build_scripts/build_tensorrt.sh {options.output}"
+            next_step = f"build its plans on the board with `{script}`"
+        else:
+            manifest = build_onnx_engine(
+                *paths,
+                options.precision or "fp32",
+                keep_checkpoint=options.keep_checkpoint,
+                **common,
+            )
     num_bytes = sum(entry["bytes"] for entry in manifest.files.values())
     print(
         f"{options.output}: {manifest.name}, {manifest.precision}, {num_bytes / 1e6:.1f} MB; "
         f"{next_step}"
     )
     return 0
+
+
+class _Progress:
+    """A line on stderr for each stage and, on a terminal, a bar below it."""
+
+    def __init__(self) -> None:
+        from tqdm import tqdm
+
+        tqdm.monitor_interval = 0  # no thread of its own
+        self._new_bar = functools.partial(
+            tqdm, unit="B", unit_scale=True, disable=None, leave=False, file=sys.stderr
+        )
+        self._bar: Any = None
+
+    def __call__(self, stage: str, num_bytes: int = 0) -> None:
+        self.close()
+        print(f"  {stage} ...", file=sys.stderr, flush=True)
+        if num_bytes:
+            self._bar = self._new_bar(total=num_bytes)
+
+    def advance(self, num_bytes: int) -> None:
+        if self._bar is not None:
+            self._bar.update(num_bytes)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None
 
 
 def _parse_thresholds(texts: Sequence[str]) -> dict[str, float]:

@@ -7,7 +7,7 @@ whatever they are called in the checkpoint.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,31 @@ class Checkpoint:
     tensors: dict[str, StoredTensor]
     files: tuple[Path, ...]
 
+    @property
+    def num_bytes(self) -> int:
+        """Of all tensors as they are stored."""
+        return sum(tensor.values.nbytes for tensor in self.tensors.values())
+
     def weight(self, name: str) -> npt.NDArray[np.float32]:
         return self.tensors[name].to_float32()
+
+    def with_progress(self, advance: Advance) -> Checkpoint:
+        """The same, which calls `advance` with the size of each tensor when it is first taken."""
+        return replace(self, tensors=_NotedTensors(self.tensors, advance))
+
+
+class _NotedTensors(dict[str, StoredTensor]):
+    def __init__(self, tensors: dict[str, StoredTensor], advance: Advance) -> None:
+        super().__init__(tensors)
+        self._advance = advance
+        self._untaken = set(tensors)
+
+    def __getitem__(self, name: str) -> StoredTensor:
+        tensor = super().__getitem__(name)
+        if name in self._untaken:
+            self._untaken.remove(name)
+            self._advance(tensor.values.nbytes)
+        return tensor
 
 
 @dataclass(frozen=True)

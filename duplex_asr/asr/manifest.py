@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from duplex_asr.errors import EngineError
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.tiktoken"
+Advance = Callable[[int], None]
 ENGINE_PARTS = ("encoder", "decoder")
 
 
@@ -45,30 +46,34 @@ class Manifest:
         (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(path: Path, advance: Advance = lambda num_bytes: None) -> str:
+    """advance: called with the number of bytes that have been read since the last time."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
+            advance(len(block))
     return digest.hexdigest()
 
 
-def sha256_of_source(files: Sequence[Path]) -> str:
+def sha256_of_source(files: Sequence[Path], advance: Advance = lambda num_bytes: None) -> str:
     """One sha256 for what a checkpoint was read from: the file's, if it is one.
 
     Of a folder it is what `sha256sum NAME... | sha256sum` prints in it, with the files that were
     read in the order of their names.
     """
     if len(files) == 1:
-        return sha256_of(files[0])
-    lines = "".join(f"{sha256_of(path)}  {path.name}\n" for path in files)
+        return sha256_of(files[0], advance)
+    lines = "".join(f"{sha256_of(path, advance)}  {path.name}\n" for path in files)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def describe_files(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
+def describe_files(
+    folder: Path, names: Sequence[str], advance: Advance = lambda num_bytes: None
+) -> dict[str, dict[str, Any]]:
     """The `files` entry for files in a folder."""
     return {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)}
+        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name, advance)}
         for name in names
     }
 

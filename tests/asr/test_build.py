@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import shutil
 import subprocess
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from duplex_asr.asr.checkpoint import read_checkpoint
 from duplex_asr.asr.engines import load_engine
 from duplex_asr.asr.engines.onnx import OnnxEngine
 from duplex_asr.asr.export import engine_folder
-from duplex_asr.asr.export.build import build_onnx_engine
+from duplex_asr.asr.export.build import build_onnx_engine, write_graphs
 from duplex_asr.asr.export.build_cuda import build_cuda_engine
 from duplex_asr.asr.export.build_tensorrt import build_tensorrt_graphs
 from duplex_asr.asr.manifest import Manifest
@@ -116,6 +119,50 @@ def test_a_folder_is_not_kept_as_a_checkpoint(tmp_path: Path, byte_tokenizer: Pa
         build_onnx_engine(
             folder, tmp_path / "e", tokenizer_path=byte_tokenizer, keep_checkpoint=True
         )
+
+
+class Stages:
+    """A report that keeps what it is told: (stage, announced bytes, bytes done)."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[Any]] = []
+
+    def __call__(self, stage: str, num_bytes: int = 0) -> None:
+        self.seen.append([stage, num_bytes, 0])
+
+    def advance(self, num_bytes: int) -> None:
+        self.seen[-1][2] += num_bytes
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_progress_reaches_the_end_of_every_stage(
+    tmp_path: Path, small_checkpoint: Path, byte_tokenizer: Path, kind: str, precision: str
+) -> None:
+    path = small_checkpoint if kind == "file" else write_folder(tmp_path / "m", num_shards=2)
+    stages = Stages()
+    build_onnx_engine(path, tmp_path / "e", precision, tokenizer_path=byte_tokenizer, report=stages)
+    reading, writing, checksums, trying = stages.seen
+    assert reading[2] == pytest.approx(reading[1], rel=0.2)  # a file has more than its weights
+    assert writing[1] == writing[2] > 0
+    assert checksums[1] == checksums[2] > 0
+    assert trying[1] == 0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_weights_go_through_memory_one_at_a_time(tmp_path: Path, precision: str) -> None:
+    many_layers = dataclasses.replace(
+        SMALL, n_audio_state=256, n_text_state=256, n_audio_layer=4, n_text_layer=4
+    )
+    folder = write_folder(tmp_path / "m", random_weights(many_layers), many_layers)
+    (tmp_path / "graphs").mkdir()
+    tracemalloc.start()
+    write_graphs(read_checkpoint(folder), tmp_path / "graphs", precision)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    largest = 4 * 1766 * 256  # the embedding, in float32
+    whole = (folder / "model.safetensors").stat().st_size
+    assert peak < 6 * largest < whole, (peak, largest, whole)
 
 
 def test_int8_stays_close_to_fp32_and_is_half_the_size(

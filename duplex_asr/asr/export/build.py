@@ -10,6 +10,7 @@ import numpy as np
 from duplex_asr.asr.checkpoint import Checkpoint
 from duplex_asr.asr.export.engine_folder import (
     NEEDS_ONNX,
+    NO_REPORT,
     WEIGHTS_NAME,
     Report,
     WrittenFiles,
@@ -33,7 +34,7 @@ def build_onnx_engine(
     keep_checkpoint: bool = False,
     overwrite: bool = False,
     decoding: dict[str, float] | None = None,
-    report: Report = lambda stage: None,
+    report: Report = NO_REPORT,
 ) -> Manifest:
     """Turn a checkpoint into an ONNX engine folder.
 
@@ -51,7 +52,7 @@ def build_onnx_engine(
         raise ConfigError("--keep-checkpoint takes one OpenAI-format file, not a folder")
 
     def write_files(checkpoint: Checkpoint, folder: Path) -> WrittenFiles:
-        report(f"writing the {precision} graphs")
+        report(f"writing the {precision} graphs", checkpoint.num_bytes)
         return WrittenFiles(write_graphs(checkpoint, folder, precision, keep_checkpoint))
 
     return make_engine_folder(

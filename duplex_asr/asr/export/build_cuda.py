@@ -19,7 +19,7 @@ from duplex_asr.asr.engine import ModelDimensions
 from duplex_asr.asr.engines.cuda import WEIGHTS_NAME
 from duplex_asr.asr.engines.onnx import OnnxEngine
 from duplex_asr.asr.export.build import write_graphs
-from duplex_asr.asr.export.engine_folder import Report, WrittenFiles, make_engine_folder
+from duplex_asr.asr.export.engine_folder import NO_REPORT, Report, WrittenFiles, make_engine_folder
 from duplex_asr.asr.export.quantisation import Form, quantise
 from duplex_asr.asr.manifest import TOKENIZER_NAME, Manifest
 from duplex_asr.asr.self_test import SELF_TEST_NAME, SelfTest, relative_error, self_test_mel
@@ -48,7 +48,7 @@ def build_cuda_engine(
     tokenizer_path: Path | None = None,
     overwrite: bool = False,
     decoding: dict[str, float] | None = None,
-    report: Report = lambda stage: None,
+    report: Report = NO_REPORT,
 ) -> Manifest:
     """Turn a checkpoint into a folder that engines/cuda runs on any GPU it is compiled for.
 
@@ -61,7 +61,7 @@ def build_cuda_engine(
 
     def write_files(checkpoint: Checkpoint, folder: Path) -> WrittenFiles:
         _check_dimensions(checkpoint.path, checkpoint.dimensions)
-        report(f"converting the weights to {precision}")
+        report(f"converting the weights to {precision}", checkpoint.num_bytes)
         stored, as_stored, weights_error = convert(checkpoint, precision)
         write_tensors(folder / WEIGHTS_NAME, stored)
         stored.clear()  # before the reference takes its memory

@@ -8,6 +8,7 @@ from pathlib import Path
 from duplex_asr.asr.checkpoint import Checkpoint
 from duplex_asr.asr.export.engine_folder import (
     NEEDS_ONNX,
+    NO_REPORT,
     WEIGHTS_NAME,
     Report,
     WrittenFiles,
@@ -29,7 +30,7 @@ def build_tensorrt_graphs(
     tokenizer_path: Path | None = None,
     overwrite: bool = False,
     decoding: dict[str, float] | None = None,
-    report: Report = lambda stage: None,
+    report: Report = NO_REPORT,
 ) -> Manifest:
     """Turn a checkpoint into the graphs that TensorRT builds its plans from.
 
@@ -42,7 +43,7 @@ def build_tensorrt_graphs(
         raise ConfigError(f"precision {precision!r} is none of TensorRT's here: take {choices}")
 
     def write_files(checkpoint: Checkpoint, folder: Path) -> WrittenFiles:
-        report(f"writing the graphs for {precision} plans")
+        report(f"writing the graphs for {precision} plans", checkpoint.num_bytes)
         return WrittenFiles(_write_graphs(checkpoint, folder, precision))
 
     return make_engine_folder(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import duplex_asr
 from duplex_asr.asr.checkpoint import Checkpoint, read_checkpoint
@@ -27,7 +28,28 @@ from duplex_asr.errors import ConfigError, EngineError
 
 WEIGHTS_NAME = "weights.bin"
 NEEDS_ONNX = "building needs the package onnx: run `pip install 'duplex-asr[build]'`"
-Report = Callable[[str], None]
+
+
+class Report(Protocol):
+    """Called with each stage of a build in words, and with its length in bytes if it is known."""
+
+    def __call__(self, stage: str, num_bytes: int = 0) -> None: ...
+
+    def advance(self, num_bytes: int) -> None:
+        """So much more of the stage is done."""
+
+
+class Silence:
+    """Nobody asks how far it is."""
+
+    def __call__(self, stage: str, num_bytes: int = 0) -> None:
+        pass
+
+    def advance(self, num_bytes: int) -> None:
+        pass
+
+
+NO_REPORT = Silence()
 Try = Callable[[Path, Manifest], None]
 
 
@@ -63,21 +85,23 @@ def make_engine_folder(
     The other parameters and the errors are those of build_onnx_engine.
     """
     _check_output(output, overwrite)
-    report("reading and checking the checkpoint")
-    checkpoint = read_checkpoint(checkpoint_path)
+    report("reading and checking the checkpoint", _num_bytes(checkpoint_path))
+    checkpoint = read_checkpoint(checkpoint_path, report.advance).with_progress(report.advance)
     dimensions = checkpoint.dimensions
     ranks_path = _find_ranks(tokenizer_path, dimensions)
     with _folder_that_appears_whole(output) as folder:
         shutil.copyfile(ranks_path, folder / TOKENIZER_NAME)
         written = write_files(checkpoint, folder)
-        report("computing checksums")
+        names = [*written.names, TOKENIZER_NAME]
+        paths = (*(folder / each for each in names), *checkpoint.files)
+        report("computing checksums", sum(path.stat().st_size for path in paths))
         manifest = Manifest(
             name=name or _name_of(checkpoint_path),
             backend=backend,
             precision=precision,
             dimensions=dimensions,
-            source_sha256=sha256_of_source(checkpoint.files),
-            files=describe_files(folder, [*written.names, TOKENIZER_NAME]),
+            source_sha256=sha256_of_source(checkpoint.files, report.advance),
+            files=describe_files(folder, names, report.advance),
             built_with=_versions(),
             decoding=decoding or {},
             measured=dict(written.measured),
@@ -104,6 +128,12 @@ def _find_ranks(given: Path | None, dimensions: ModelDimensions) -> Path:
             "its number"
         ) from error
     return path
+
+
+def _num_bytes(path: Path) -> int:
+    """About the size of a checkpoint's weights; 0 if there is none."""
+    paths = path.glob("*.safetensors") if path.is_dir() else [path]
+    return sum(each.stat().st_size for each in paths if each.is_file())
 
 
 def _name_of(checkpoint_path: Path) -> str:
