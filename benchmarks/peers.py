@@ -48,6 +48,7 @@ from duplex_asr.errors import DuplexAsrError
 NUM_TOKENS = 25
 ROUNDS = 4
 RUNS_A_TURN = 3
+BUSY_LOAD = 1.0  # average of the minute before the run, in which something may just have ended
 OURS = our_peer("int8").name
 THEIRS = FASTER_WHISPER.name
 # The first of these that ran says which tokens are right.
@@ -247,6 +248,10 @@ def print_table(models: dict[str, dict[str, Any]], machine: dict[str, Any]) -> N
             print(f"{name}: {peer} is absent: {reason}")
     versions = ", ".join(f"{package} {version}" for package, version in machine["versions"].items())
     print(f"{machine['cpu']}, cores {machine['cores']}, {machine['system']}; {versions}\n")
+    if machine["load"] > BUSY_LOAD:
+        print(
+            f"The machine was busy (load {machine['load']:.1f}): other work distorts all ratios\n"
+        )
 
 
 def describe_machine(cores: Sequence[int]) -> dict[str, Any]:

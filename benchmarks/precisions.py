@@ -91,7 +91,9 @@ def compare_demo(precisions: Sequence[str], mels: Sequence[Mel], work: Path) -> 
         )  # fmt: skip
         engine = load_engine(folder)
         assert isinstance(engine, StepwiseEngine)
-        known = [each.tokens for each in reference] or [None] * len(mels)
+        known: Sequence[tuple[int, ...] | None] = (
+            [each.tokens for each in reference] if reference else [None] * len(mels)
+        )
         answers = [answer(engine, mel, after) for mel, after in zip(mels, known, strict=True)]
         engine.close()
         reference = reference or answers
@@ -144,7 +146,7 @@ def measure_model(
         engine_folder = folder / each.peer.name.replace(" ", "-")
         engine = load_engine(engine_folder, len(cores))
         assert isinstance(engine, StepwiseEngine)
-        logits = engine.logits(engine.encode(job.mel), [*job.prompt, *tokens])  # type: ignore[attr-defined]
+        logits = engine.logits(engine.encode(job.mel), [*job.prompt, *tokens])
         engine.close()
         reference = logits if reference is None else reference
         figures["logits_error"] = relative_error(logits, reference)
