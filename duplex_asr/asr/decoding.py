@@ -18,8 +18,9 @@ from duplex_asr.asr.tokenizer import Tokenizer
 MAX_PATTERN_TOKENS = 16  # the longest phrase whose repetition is looked for
 MIN_REPEATED_TOKENS = 24  # "nine nine nine nine" is a phone number, 24 tokens of it are not
 MIN_REPEATS = 4
-# Of a long prompt, so that it can be stopped: a pass of so many takes a few steps' time.
-TOKENS_AT_ONCE = 32
+# What is looked at in one pass, so that it can be stopped in between: 10 to 15 ms of base.en. The
+# start of a text and a usual draft are one.
+CONTEXT_AT_ONCE, TOKENS_AT_ONCE = 16, 32
 
 
 class Sequence(Protocol):
@@ -99,15 +100,18 @@ def _look_at(
     tokens: list[int], start: int, sequence: Sequence, is_stopped: ShouldStop
 ) -> npt.NDArray[np.float32] | None:
     """Append tokens and return the logits after each from `start` on; None if it was stopped."""
+    for begin in range(0, start, CONTEXT_AT_ONCE):
+        if is_stopped():
+            return None
+        sequence.advance(tokens[begin : min(begin + CONTEXT_AT_ONCE, start)])
     kept = []
-    for begin in range(0, len(tokens), TOKENS_AT_ONCE):
+    for begin in range(start, len(tokens), TOKENS_AT_ONCE):
         if is_stopped():
             return None
         logits = sequence.advance(tokens[begin : begin + TOKENS_AT_ONCE])
-        if len(tokens) <= TOKENS_AT_ONCE:
-            return logits[start:]
-        kept.append(logits[max(0, start - begin) :].copy())  # the engine may own the logits
-    return np.concatenate(kept)
+        is_last = begin + TOKENS_AT_ONCE >= len(tokens)
+        kept.append(logits if is_last else logits.copy())  # the engine may own the logits
+    return kept[0] if len(kept) == 1 else np.concatenate(kept)
 
 
 def choose_token(

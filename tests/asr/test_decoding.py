@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from duplex_asr.asr.decoding import (
+    CONTEXT_AT_ONCE,
     TOKENS_AT_ONCE,
     detect_language,
     greedy_decode,
@@ -163,6 +164,14 @@ def test_a_draft_is_kept_up_to_its_first_wrong_token() -> None:
     assert script.tokens == [*PROMPT, *b"hello"], "nothing of the wrong draft is left"
 
 
+def test_a_very_long_draft_is_looked_at_in_pieces() -> None:
+    answer = [ord(letter) for letter in "abcdefghijklmnopqrstuvwxyz" * 3]
+    script = Script([[letter] for letter in answer] + [[TOKENIZER.eot]])
+    decoding = decode(script, max_new_tokens=100, draft=answer)
+    assert decoding.tokens == tuple(answer) and decoding.num_drafted == len(answer)
+    assert [len(call) for call in script.calls] == [TOKENS_AT_ONCE, TOKENS_AT_ONCE, 16]
+
+
 def test_a_draft_that_is_too_long_is_cut_at_the_end() -> None:
     script = Script([[ord("h")], [ord("i")], [TOKENIZER.eot]])
     assert decode(script, draft=list(b"history")).tokens == tuple(b"hi")
@@ -253,7 +262,8 @@ def test_whether_somebody_speaks_is_asked_after_the_context() -> None:
     decoding = decode(script)
     assert decoding.no_speech_prob == pytest.approx(expected, rel=1e-4)
     assert decoding.tokens == (ord("x"),)
-    assert max(map(len, script.calls)) == TOKENS_AT_ONCE
+    assert max(map(len, script.calls)) == CONTEXT_AT_ONCE
+    assert list(PROMPT) in script.calls
 
 
 def test_a_long_prompt_can_be_stopped_in_its_middle() -> None:
