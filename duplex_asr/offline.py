@@ -107,12 +107,13 @@ def transcribe_whole_file(path: Path, transcriber: Transcriber) -> Iterator[Tran
 def as_json(path: Path, transcript: Transcript) -> dict[str, Any]:
     """One line of `transcribe --json`; `text` is empty when the transcript was rejected."""
     utterance, timings = transcript.utterance, transcript.timings
+    probability = transcript.language_prob
     return {
         "file": str(path),
         "id": utterance.id,
         "text": "" if transcript.rejected else transcript.text,
         "language": transcript.language,
-        "language_prob": transcript.language_prob,
+        "language_prob": probability if probability is None else round(probability, 4),
         "start_ms": utterance.start_ms,
         "end_ms": utterance.end_ms,
         "speech_start_ms": utterance.speech_start_ms,

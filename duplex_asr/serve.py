@@ -222,7 +222,7 @@ def load_speech(config: Config, engine_folder: Path) -> LoadedSpeech:
 
 def spoken_languages(config: Config, engine: SpeechEngine) -> tuple[str, ...]:
     """What the model knows, that of the configuration first."""
-    if not engine.dimensions.is_multilingual:
+    if not engine.tokenizer.is_multilingual:
         return ("en",)
     known, first = engine.tokenizer.languages, config.transcription.language
     return known if first == AUTO else (first, *(each for each in known if each != first))

@@ -17,7 +17,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from duplex_asr.asr.transcriber import TranscriptionConfig
+from duplex_asr.config import Config
+from duplex_asr.serve import spoken_languages
 from duplex_asr.service.client import read_events
+from tests.asr.test_transcriber import MULTILINGUAL, ScriptedEngine, spoken
 from tests.service_doubles import speak
 
 REPOSITORY = Path(__file__).parent.parent
@@ -269,3 +273,14 @@ def test_sockets_from_systemd_are_served_and_left_where_they_are(
         stop(process, signal.SIGTERM)
     assert process.returncode == 0
     assert path.is_socket()
+
+
+@pytest.mark.parametrize(
+    ("language", "told"), [("de", ("de", "en", "zh", "es")), ("auto", ("en", "zh", "de", "es"))]
+)
+def test_clients_are_told_all_languages_that_of_the_configuration_first(
+    language: str, told: tuple[str, ...]
+) -> None:
+    engine = ScriptedEngine(spoken(""), tokenizer=MULTILINGUAL)
+    config = Config(transcription=TranscriptionConfig(language=language))
+    assert spoken_languages(config, engine) == told

@@ -124,8 +124,12 @@ def test_it_decodes_what_the_onnx_engine_decodes(
     prompt = engine.tokenizer.prompt()
     expected = small_engine.decode(small_engine.encode(MEL), prompt, 20, stop_on_repetition=False)
     encoded = engine.encode(MEL)
-    found = engine.decode(encoded, prompt, 20, draft=[99], stop_on_repetition=False)
+    told: list[int] = []
+    found = engine.decode(
+        encoded, prompt, 20, draft=[99], on_token=told.append, stop_on_repetition=False
+    )
     assert len(found.tokens) > 5 and found.tokens == expected.tokens
+    assert tuple(told) == found.tokens
     assert found.end_reason == expected.end_reason and found.num_drafted == 0
     if runtime is TrtLlmSession:
         np.testing.assert_allclose(found.token_logprobs, expected.token_logprobs, atol=0.01)
@@ -164,6 +168,13 @@ def test_the_demo_model_says_its_words(
         assert ends_at_once or found.tokens == expected.tokens
         texts.append(engine.tokenizer.decode(found.tokens).strip())
     assert len([text for text in texts if text]) > 2, texts
+
+
+def test_the_language_is_not_asked_of_it(make: Any) -> None:
+    _, folder = make(**V12)
+    engine = load(folder)
+    with pytest.raises(EngineError, match="cannot be asked for the language: name it"):
+        engine.detect_language(engine.encode(MEL))
 
 
 def test_the_prompt_of_english_models_goes_in_as_it_is(make: Any) -> None:
