@@ -142,9 +142,13 @@ def _compare(options: argparse.Namespace) -> int:
     )
     normalise = normaliser_for(first.transcription.language)
     with contextlib.ExitStack() as stack:
-        one = stack.enter_context(contextlib.closing(Recogniser.load(first, options.hearing_path)))
+        one = stack.enter_context(
+            contextlib.closing(Recogniser.load(first, options.hearing_path, keeps_sound=True))
+        )
         path_b = options.path_b or options.hearing_path
-        other = stack.enter_context(contextlib.closing(Recogniser.load(second, path_b)))
+        other = stack.enter_context(
+            contextlib.closing(Recogniser.load(second, path_b, keeps_sound=True))
+        )
         spool = stack.enter_context(Spool())
         names = f"{one.manifest.name} and {other.manifest.name}"
         probe = PairProbe(one, other)

@@ -10,7 +10,7 @@ from typing import Any
 from duplex_asr.evaluation.dataset import Dataset
 from duplex_asr.evaluation.differences import Differences, UtteranceDifference
 from duplex_asr.evaluation.interrupt import Interrupt
-from duplex_asr.evaluation.recognition import Heard, utterances_of
+from duplex_asr.evaluation.recognition import Heard
 from duplex_asr.evaluation.recording import Recording
 from duplex_asr.evaluation.run import Hears, as_record, hear_all
 from duplex_asr.evaluation.scoring import Normalise, Score, score
@@ -69,16 +69,15 @@ def _add(
         results = [score(said, normalise(each.text)) for each in heard]
     records = []
     for totals, each, result in zip(found.totals, heard, results, strict=True):
-        utterances = utterances_of(recording.path, each)
-        totals.add(each.audio_ms, each.wall_ms, utterances, result)
-        records.append(as_record(dataset, recording, each, utterances, result))
+        totals.add(each.audio_ms, each.wall_ms, each.utterances, result)
+        records.append(as_record(dataset, recording, each, result))
     first, second = results
     if first is not None and second is not None and first.words:
         found.differences.add_scores(first, second)
     record = _joined(records, _aligned(heard, normalise))
     differences = []
     if is_cut_alike(heard):
-        for number in range(len(heard[0].transcripts)):
+        for number in range(len(heard[0].utterances)):
             difference = compare_utterances(*heard, number)
             found.differences.add(difference)
             differences.append(difference.as_dict())
@@ -93,9 +92,7 @@ def _add(
 
 
 def is_cut_alike(heard: tuple[Heard, Heard]) -> bool:
-    spans = [
-        [(each.utterance.start, each.utterance.end) for each in side.transcripts] for side in heard
-    ]
+    spans = [[(each["start_ms"], each["end_ms"]) for each in side.utterances] for side in heard]
     return spans[0] == spans[1]
 
 

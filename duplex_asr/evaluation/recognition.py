@@ -30,16 +30,19 @@ class Heard:
     """What became of one recording.
 
     audio_ms: its length. wall_ms: what reading, voice detector and engine took together.
+    utterances: as `duplex-asr transcribe --json` prints them. transcripts: of the same utterances,
+    with their samples; none unless the recogniser keeps them.
     """
 
     audio_ms: float
     wall_ms: float
-    transcripts: tuple[Transcript, ...]
+    utterances: tuple[dict[str, Any], ...]
+    transcripts: tuple[Transcript, ...] = ()
 
     @property
     def text(self) -> str:
         """What the daemon would publish: the texts that the guards believe."""
-        return " ".join(each.text for each in self.transcripts if each.rejected is None)
+        return " ".join(each["text"] for each in self.utterances if each["text"])
 
 
 class Recogniser:
@@ -48,25 +51,29 @@ class Recogniser:
     daemon: voice detector, endpointer and guards, as `duplex-asr transcribe` does it.
     whole: a recording is one utterance, padded to 30 s. A longer one goes the daemon's path, since
     all of it was said.
+    keeps_sound: the samples of all utterances of a recording are held until the next one.
     """
 
     def __init__(
         self, folder: Path, manifest: Manifest, engine: SpeechEngine, config: Config,
-        hearing_path: HearingPath,
+        hearing_path: HearingPath, keeps_sound: bool = False,
     ) -> None:  # fmt: skip
         self.folder = folder
         self.manifest = manifest
         self.engine = engine
         self.config = config
         self.hearing_path = hearing_path
+        self._keeps_sound = keeps_sound
         self.transcriber = Transcriber(engine, config.transcription)
 
     @classmethod
-    def load(cls, config: Config, hearing_path: HearingPath) -> Recogniser:
+    def load(
+        cls, config: Config, hearing_path: HearingPath, keeps_sound: bool = False
+    ) -> Recogniser:
         """Load the configured engine. Raises EngineError if there is none that runs here."""
         folder = find_engine(config.engine.path)
         engine = load_engine(folder, config.engine.threads, config.cuda)
-        return cls(folder, read_manifest(folder), engine, config, hearing_path)
+        return cls(folder, read_manifest(folder), engine, config, hearing_path, keeps_sound)
 
     def hear(self, path: Path, interrupt: Interrupt) -> Heard:
         """Transcribe a recording.
@@ -76,12 +83,15 @@ class Recogniser:
         """
         audio_ms = length_ms(path)
         started = time.perf_counter()
-        transcripts = []
+        utterances, transcripts = [], []
         for transcript in self._transcripts(path, audio_ms):
-            transcripts.append(transcript)
+            utterances.append(describe_utterance(path, transcript))
+            if self._keeps_sound:
+                transcripts.append(transcript)
             if interrupt.is_set:
                 raise Cancelled
-        return Heard(audio_ms, 1000 * (time.perf_counter() - started), tuple(transcripts))
+        wall_ms = 1000 * (time.perf_counter() - started)
+        return Heard(audio_ms, wall_ms, tuple(utterances), tuple(transcripts))
 
     def describe(self) -> dict[str, Any]:
         """The engine for a report."""
@@ -118,16 +128,14 @@ def length_ms(path: Path) -> float:
         recording.close()
 
 
-def utterances_of(path: Path, heard: Heard) -> list[dict[str, Any]]:
-    """An entry an utterance, as `duplex-asr transcribe --json` prints it, with times in full."""
-    entries = []
-    for each in heard.transcripts:
-        entry = as_json(path, each)
-        del entry["file"]
-        entry["timings"] |= {
-            "mel_ms": round(each.timings.mel_ms, 3),
-            "encode_ms": round(each.timings.encode_ms, 3),
-            "decode_ms": round(each.timings.decode_ms, 3),
-        }
-        entries.append(entry)
-    return entries
+def describe_utterance(path: Path, transcript: Transcript) -> dict[str, Any]:
+    """An utterance as `duplex-asr transcribe --json` prints it, with times in full."""
+    entry = as_json(path, transcript)
+    del entry["file"]
+    timings = transcript.timings
+    entry["timings"] |= {
+        "mel_ms": round(timings.mel_ms, 3),
+        "encode_ms": round(timings.encode_ms, 3),
+        "decode_ms": round(timings.decode_ms, 3),
+    }
+    return entry

@@ -11,7 +11,7 @@ from duplex_asr.cancellation import Cancelled
 from duplex_asr.errors import AudioError
 from duplex_asr.evaluation.dataset import Dataset
 from duplex_asr.evaluation.interrupt import Interrupt
-from duplex_asr.evaluation.recognition import Heard, utterances_of
+from duplex_asr.evaluation.recognition import Heard
 from duplex_asr.evaluation.recording import Recording
 from duplex_asr.evaluation.scoring import Normalise, Score, score
 from duplex_asr.evaluation.spool import Record, Spool
@@ -100,18 +100,16 @@ def _add(
     result = None
     if recording.text is not None:
         result = score(normalise(recording.text), normalise(heard.text))
-    utterances = utterances_of(recording.path, heard)
     for each in (run.totals, run.by_dataset[dataset.name]):
-        each.add(heard.audio_ms, heard.wall_ms, utterances, result)
+        each.add(heard.audio_ms, heard.wall_ms, heard.utterances, result)
     errors = 0 if result is None else result.errors + result.hallucinated
-    run.spool.append(as_record(dataset, recording, heard, utterances, result), errors)
+    run.spool.append(as_record(dataset, recording, heard, result), errors)
 
 
 def as_record(
     dataset: Dataset,
     recording: Recording,
     heard: Heard,
-    utterances: list[dict[str, Any]],
     result: Score | None,
 ) -> Record:
     """One recording for `--json` and `--utterances`; docs/evaluation.md describes the keys."""
@@ -123,7 +121,7 @@ def as_record(
         "hypothesis": heard.text,
         "audio_ms": round(heard.audio_ms, 1),
         "processing_ms": round(heard.wall_ms, 3),
-        "utterances": utterances,
+        "utterances": heard.utterances,
     }
     if result is not None:
         scored = asdict(result)

@@ -13,7 +13,7 @@ from duplex_asr.asr.transcript import RejectReason, Timings, Transcript
 from duplex_asr.errors import AudioError
 from duplex_asr.evaluation.dataset import Dataset
 from duplex_asr.evaluation.interrupt import Interrupt
-from duplex_asr.evaluation.recognition import Heard
+from duplex_asr.evaluation.recognition import Heard, describe_utterance
 from duplex_asr.evaluation.recording import Recording
 from duplex_asr.hearing.utterance import Utterance
 
@@ -46,9 +46,9 @@ class StandIn:
         if heard == "^C":
             signal.raise_signal(signal.SIGINT)
             assert interrupt.is_set
-        if isinstance(heard, Transcript):
-            return Heard(1500.0, 110.0, (heard,))
-        return Heard(1500.0, 110.0, (transcript(heard),) if heard else ())
+        if heard and not isinstance(heard, Transcript):
+            heard = transcript(heard)
+        return Heard(1500.0, 110.0, (describe_utterance(path, heard),) if heard else ())
 
 
 def dataset(texts: Mapping[str, str | None], name: str = "words") -> Dataset:

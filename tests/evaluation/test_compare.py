@@ -42,7 +42,7 @@ def int8_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def load(folder: Path, path: Any = "whole", **transcription: Any) -> Recogniser:
     overrides = {"engine": {"path": str(folder), "threads": 1}, "transcription": transcription}
-    return Recogniser.load(load_config(None, overrides), path)
+    return Recogniser.load(load_config(None, overrides), path, keeps_sound=True)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_the_first_token_that_differs_comes_with_both_beliefs(
 ) -> None:
     (two,) = demo.engine.tokenizer.encode(" two")
     engine = SureOfOne(demo.engine, two)
-    other = Recogniser(DEMO, demo.manifest, engine, demo.config, "whole")
+    other = Recogniser(DEMO, demo.manifest, engine, demo.config, "whole", True)
     _, records, report, html = compared(demo, other, spoken_words)
     assert [each["first"] for each in records] == ["none", "token", "none", "none"]
     token = records[1]["differences"][0]["token"]
@@ -157,7 +157,7 @@ def test_engines_that_cannot_be_asked_say_so_and_are_compared_by_their_tokens(
         thresholds=sure.thresholds,
         backend=sure.backend,
     )
-    other = Recogniser(DEMO, demo.manifest, mute, demo.config, "whole")
+    other = Recogniser(DEMO, demo.manifest, mute, demo.config, "whole", True)
     _, records, report, html = compared(demo, other, spoken_words)
     assert report["missing"] == [
         "demo (onnx) does not give the encoder's output", "demo (onnx) does not give logits",
