@@ -75,6 +75,19 @@ def test_it_decodes_what_the_onnx_engine_decodes(
     assert drafted.tokens == found.tokens and drafted.num_drafted >= 4
 
 
+def test_times_and_context_give_what_the_onnx_engine_gives(
+    gpu: GpuDouble, folder: Path, small_engine: OnnxEngine
+) -> None:
+    engine = load(folder)
+    tokenizer = engine.tokenizer
+    prompt = (*tokenizer.context("some names " * 9, 31), *tokenizer.prompt(timestamps=True))
+    expected = small_engine.decode(small_engine.encode(MEL), prompt, 20)
+    found = engine.decode(engine.encode(MEL), prompt, 20)
+    assert found.tokens == expected.tokens
+    assert found.tokens[0] >= tokenizer.timestamp_begin
+    np.testing.assert_allclose(found.no_speech_prob, expected.no_speech_prob, atol=1e-4)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_demo_engine_says_what_it_says_through_onnxruntime(
     gpu: GpuDouble, tmp_path: Path, precision: str
