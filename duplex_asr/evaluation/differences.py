@@ -25,7 +25,7 @@ STAGES: dict[Stage, str] = {
 MEL_TOLERANCE = 1e-4  # half precision rounds that much
 ENCODER_TOLERANCE = 1e-3  # relative; fp32 in another order gives 1e-6, fp16 5e-4 and int8 1e-2
 _MORE_THAN_PRECISION = 0.3  # relative error that no rounding of weights explains
-_NEAR_TIE = 0.2  # of probability, between both candidates in the engine that is less sure
+_NEAR_TIE = 0.2  # of probability, between both candidates in the engine that is surer
 NUM_RESAMPLES = 1000
 
 
@@ -44,13 +44,14 @@ class TokenDifference:
 
     @property
     def gap(self) -> float | None:
-        """How sure the less sure engine is of its own token over the other's; small is a tie."""
+        """How far apart the surer engine holds both candidates, as probability: small is a tie in
+        both, which rounding may decide. None if neither can tell."""
         gaps = [
             abs(each["probabilities"][0] - each["probabilities"][1])
             for each in self.beliefs
             if each is not None
         ]
-        return min(gaps, default=None)
+        return max(gaps, default=None)
 
 
 @dataclass(frozen=True)
@@ -208,13 +209,13 @@ class Differences:
         median = float(np.median(self.encoder))
         if median > _MORE_THAN_PRECISION:
             yield (
-                f"The encoders are {median:.0%} apart, more than precision explains: other weights,"
-                " another padding or scaling of the input, or a broken build."
+                f"The encoders are {100 * median:.0f} % apart, more than precision explains: other"
+                " weights, another padding or scaling of the input, or a broken build."
             )
         else:
             yield (
-                f"The encoders are {median:.2%} apart in the median, as precision makes it: about"
-                " 0.05 % in fp16, 1 to 5 % in int8, 10 % in int4."
+                f"The encoders are {100 * median:.2f} % apart in the median, as precision makes it:"
+                " about 0.05 % in fp16, 1 to 5 % in int8, 10 % in int4."
             )
 
     def _token_hints(self) -> Iterator[str]:
@@ -226,12 +227,12 @@ class Differences:
             return
         num_ties = sum(gap < _NEAR_TIE for gap in self.gaps)
         yield (
-            f"{num} utterances have other tokens; at the first one, one engine was near a tie in"
+            f"{num} utterances have other tokens; at the first one both engines were near a tie in"
             f" {num_ties} of {len(self.gaps)}"
             + (
                 ", which a little rounding decides: precision."
                 if num_ties > len(self.gaps) / 2
-                else ", so that both are sure of different words: other weights, another prompt or"
+                else ", so that one at least was sure of its word: other weights, another prompt or"
                 " language, or a difference before the decoder."
             )
         )

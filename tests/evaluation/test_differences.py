@@ -22,10 +22,9 @@ def token(gap: float | None) -> TokenDifference:
     def belief(first: float, second: float) -> dict[str, Any]:
         return {"logits": [1.0, 2.0], "probabilities": [first, second]}
 
-    beliefs = (
-        (None, None) if gap is None else (belief(0.9, 0.1), belief(0.5 - gap / 2, 0.5 + gap / 2))
-    )
-    return TokenDifference(2, "one two", (7, 8), ("a", "b"), beliefs)
+    beliefs = None if gap is None else belief(0.5 - gap / 2, 0.5 + gap / 2)
+    tie = None if gap is None else belief(0.0, 0.001)
+    return TokenDifference(2, "one two", (7, 8), ("a", "b"), (tie, beliefs))
 
 
 def hints(*utterances: UtteranceDifference) -> str:
@@ -60,10 +59,10 @@ def test_the_first_stage_is_that_of_the_computation(
         ({}, "Both engines computed the same"),
         ({"mel": 0.5}, "scaling of samples"),
         ({"mel": None}, "different numbers of mel bins"),
-        ({"encoder": 0.012}, "1.20% apart in the median, as precision makes it"),
+        ({"encoder": 0.012}, "1.20 % apart in the median, as precision makes it"),
         ({"encoder": 0.9}, "more than precision explains"),
         ({"token": token(0.02)}, "near a tie in 1 of 1, which a little rounding decides"),
-        ({"token": token(0.7)}, "near a tie in 0 of 1, so that both are sure"),
+        ({"token": token(0.7)}, "near a tie in 0 of 1, so that one at least was sure"),
         ({"token": token(None)}, "there are no logits"),
         ({"rejected": ("silence", None)}, "compare thresholds"),
     ],
