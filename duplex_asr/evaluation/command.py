@@ -7,10 +7,10 @@ import contextlib
 import shlex
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from duplex_asr.errors import AudioError, ConfigError
 
@@ -39,7 +39,7 @@ exit codes: as `duplex-asr --help`; 4 if a recording could not be evaluated (the
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
-    parser.add_argument("datasets", nargs="+", type=Path, metavar="DATASET")
+    parser.add_argument("datasets", nargs="+", type=Path, metavar="DATASET", help="see below")
     parser.add_argument(
         "--compare", nargs=2, metavar=("ENGINE_A", "ENGINE_B"),
         help="two engines: where they part first, and what that costs in words",
@@ -61,7 +61,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--limit", type=int, metavar="N", help="at most N recordings of a data set, spread evenly"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="all figures and recordings")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="one page to read")
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="one page to read, without a script or the network",
+    )
     parser.add_argument(
         "--utterances", type=Path, metavar="FILE",
         help="the recordings as JSON lines here instead of in --json",
@@ -103,7 +108,6 @@ def _evaluate(options: argparse.Namespace) -> int:
     from duplex_asr.evaluation.run import evaluate
     from duplex_asr.evaluation.scoring import normaliser_for
     from duplex_asr.evaluation.spool import Spool
-    from duplex_asr.evaluation.whole_file import whole_file
 
     datasets = _open_datasets(options)
     config = _config(options.config, options.engine, options.threads)
@@ -113,12 +117,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         with Interrupt() as interrupt, _progress(datasets, recogniser.manifest.name) as steps:
             run = evaluate(datasets, recogniser, normalise, spool, interrupt, steps)
         report = as_report(run, recogniser.describe(), _command_line())
-        _write_data(options, report, spool)
-        if options.html is not None:
-            with whole_file(options.html) as file:
-                write_html(report, run, file)
-    for line in as_lines(report):
-        print(line)
+        _write(options, report, spool, lambda file: write_html(report, run, file), as_lines(report))
     return _exit_code(report)
 
 
@@ -131,7 +130,6 @@ def _compare(options: argparse.Namespace) -> int:
     from duplex_asr.evaluation.recognition import Recogniser
     from duplex_asr.evaluation.scoring import normaliser_for
     from duplex_asr.evaluation.spool import Spool
-    from duplex_asr.evaluation.whole_file import whole_file
 
     datasets = _open_datasets(options)
     first, second = (
@@ -158,26 +156,37 @@ def _compare(options: argparse.Namespace) -> int:
             )
         engines = (one.describe(), other.describe())
         report = as_report(found, engines, probe.missing, _command_line())
-        _write_data(options, report, spool)
-        if options.html is not None:
-            with whole_file(options.html) as file:
-                write_comparison(report, spool, file)
-    for line in as_lines(report):
-        print(line)
+        _write(
+            options, report, spool,
+            lambda file: write_comparison(report, spool, file), as_lines(report),
+        )  # fmt: skip
     return _exit_code(report)
 
 
-def _write_data(options: argparse.Namespace, report: dict[str, Any], spool: Spool) -> None:
-    """`--utterances` and `--json`."""
+def _write(
+    options: argparse.Namespace,
+    report: dict[str, Any],
+    spool: Spool,
+    write_page: Callable[[IO[str]], None],
+    lines: Iterable[str],
+) -> None:
+    """All reports that were asked for; what is printed is printed also if a disk is full."""
     from duplex_asr.evaluation.report import write_json
     from duplex_asr.evaluation.whole_file import whole_file
 
-    if options.utterances is not None:
-        with whole_file(options.utterances) as file:
-            file.writelines(f"{line}\n" for line in spool.lines())
-    if options.json is not None:
-        with whole_file(options.json) as file:
-            write_json(report, None if options.utterances else spool, file)
+    try:
+        if options.utterances is not None:
+            with whole_file(options.utterances) as file:
+                file.writelines(f"{line}\n" for line in spool.lines())
+        if options.json is not None:
+            with whole_file(options.json) as file:
+                write_json(report, None if options.utterances else spool, file)
+        if options.html is not None:
+            with whole_file(options.html) as file:
+                write_page(file)
+    finally:
+        for line in lines:
+            print(line)
 
 
 def _config(path: Path | None, engine: str | None, threads: int | None) -> Config:

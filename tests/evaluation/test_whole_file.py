@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,23 @@ def test_what_is_interrupted_leaves_the_old_file_and_nothing_else(
     with pytest.raises(error), whole_file(path) as file:
         file.write("half")
         raise error
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["report.json"]
+
+
+def test_a_disk_that_is_full_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text("old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        # The same error from the kernel at the same place, for this process alone.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        with (
+            pytest.raises(ConfigError, match="cannot write .*File too large"),
+            whole_file(path) as f,
+        ):
+            f.write("x" * 100_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["report.json"]
 
 
