@@ -140,9 +140,10 @@ class Control:
         pcm_format: PcmFormat,
         language: str | None = None,
         on_committed: Callable[[str], None] = lambda text: None,
+        context: str | None = None,
     ) -> str:
-        """The text of a recording; on_committed as in the blocking form."""
-        for message in encode_recording(pcm, pcm_format, language):
+        """The text of a recording; everything as in the blocking form."""
+        for message in encode_recording(pcm, pcm_format, language, context):
             await self._send(message)
         transcript = await self._wait_for("transcript", tell_committed(on_committed))
         return str(transcript.data.get("text", ""))

@@ -167,12 +167,14 @@ class Control:
         pcm_format: PcmFormat,
         language: str | None = None,
         on_committed: Callable[[str], None] = lambda text: None,
+        context: str | None = None,
     ) -> str:
         """The text of a recording; "" if nobody speaks in it.
 
+        language, context: spoken, and names and words that may occur; None: as configured.
         on_committed: called with each piece of text that will not change any more.
         """
-        for message in encode_recording(pcm, pcm_format, language):
+        for message in encode_recording(pcm, pcm_format, language, context):
             self._send(message)
         transcript = self._wait_for("transcript", tell_committed(on_committed))
         return str(transcript.data.get("text", ""))

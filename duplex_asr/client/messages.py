@@ -41,10 +41,13 @@ def encode_request(kind: str, data: dict[str, Any] | None = None, payload: bytes
 
 
 def encode_recording(
-    pcm: bytes, pcm_format: PcmFormat, language: str | None = None
+    pcm: bytes, pcm_format: PcmFormat, language: str | None = None, context: str | None = None
 ) -> Iterator[bytes]:
     """The messages that send a recording to be transcribed."""
-    yield encode_request("transcribe", None if language is None else {"language": language})
+    request: dict[str, Any] = {} if language is None else {"language": language}
+    if context is not None:
+        request["context"] = {"text": context}
+    yield encode_request("transcribe", request)
     yield encode_request("audio-start", pcm_format._asdict())
     for offset in range(0, len(pcm), CHUNK_BYTES):
         chunk = pcm[offset : offset + CHUNK_BYTES]
