@@ -176,9 +176,7 @@ def test_a_config_of_another_model_is_refused(
         read_checkpoint(folder)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{", "[" * 100_000, "\xff", '{"a": ' + "9" * 5000 + "}"]
-)
+@pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, "\xff"])
 def test_a_config_that_is_no_table_is_refused(tmp_path: Path, text: str) -> None:
     folder = write_folder(tmp_path / "m")
     (folder / "config.json").write_bytes(text.encode("latin-1"))
