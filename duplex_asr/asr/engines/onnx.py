@@ -1,8 +1,9 @@
-"""The engine for any processor: onnxruntime runs the two graphs of asr/export/whisper_graphs.py."""
+"""The engine for any processor: onnxruntime runs the two graphs of asr/export/fused_graphs.py."""
 
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,13 +56,18 @@ class OnnxSequence:
         ]
         self._outputs = ["logits", *(f"new_{name}" for name in self._names)]
         heads = dimensions.n_text_head
-        empty = np.zeros((heads, 0, dimensions.n_text_state // heads), np.float32)
+        empty = np.zeros((1, heads, 0, dimensions.n_text_state // heads), np.float32)
         self._values = [self._new_value(empty) for _ in self._names]
         self._num_tokens = 0
 
-    def advance(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+    def advance(
+        self, tokens: Sequence[int], wanted: Sequence[int] | None = None
+    ) -> npt.NDArray[np.float32]:
+        if wanted is None:
+            wanted = range(len(tokens))
         feeds = {
             "tokens": self._new_value(np.asarray(tokens, np.int64)),
+            "wanted": self._new_value(np.asarray(wanted, np.int64)),
             **dict(zip(self._names, self._values, strict=True)),
             **self._encoded.cross_kv,
         }
@@ -74,7 +80,7 @@ class OnnxSequence:
         if num_tokens == self._num_tokens:
             return
         assert num_tokens < self._num_tokens
-        kept = (np.ascontiguousarray(each.numpy()[:, :num_tokens]) for each in self._values)
+        kept = (np.ascontiguousarray(each.numpy()[:, :, :num_tokens]) for each in self._values)
         self._values = [self._new_value(each) for each in kept]
         self._num_tokens = num_tokens
 
@@ -105,7 +111,7 @@ class OnnxEngine(StepwiseEngine):
         dimensions = manifest.dimensions
         tokenizer = Tokenizer(ranks, dimensions.n_vocab, dimensions.is_multilingual)
         encoder = _make_session(folder / ENCODER_NAME, threads)
-        decoder = _make_session(folder / DECODER_NAME, threads)
+        decoder = _make_session(folder / DECODER_NAME, threads, spins=True)
         _check_graphs(folder, dimensions, encoder, decoder)
         return cls(manifest, tokenizer, encoder, decoder)
 
@@ -164,7 +170,13 @@ def _check_graphs(folder: Path, dimensions: ModelDimensions, encoder: Any, decod
         expected[f"cross_value_{index}"] = [heads, dimensions.n_audio_ctx, head_size]
     found = {each.name: each.shape for each in (*encoder.get_inputs(), *encoder.get_outputs())}
     found.pop("audio_features", None)
-    taken = {each.name: each.shape for each in decoder.get_inputs() if "cross" in each.name}
+    taken = {each.name: each.shape for each in decoder.get_inputs()}
+    if "wanted" not in taken:
+        raise EngineError(
+            f"{folder} was built by an older version of this program: build it again with "
+            "`duplex-asr build`"
+        )
+    taken = {name: shape for name, shape in taken.items() if "cross" in name}
     logits = {each.name: each.shape for each in decoder.get_outputs()}["logits"]
     is_ours = found == expected and taken == {k: v for k, v in expected.items() if k != "mel"}
     if not is_ours or logits[-1] != dimensions.n_vocab:
@@ -174,15 +186,19 @@ def _check_graphs(folder: Path, dimensions: ModelDimensions, encoder: Any, decod
         )
 
 
-def _make_session(path: Path, threads: int) -> Any:
+def _make_session(path: Path, threads: int, spins: bool = False) -> Any:
+    """spins: threads wait awake between the operators of a run, whose many small products they would
+    else be too late for; after it they sleep, so that a daemon is idle between two utterances."""
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or min(_MAX_DEFAULT_THREADS, _num_usable_cores())
     options.inter_op_num_threads = 1
-    # Waiting threads must sleep: a daemon that spins between two utterances is never idle.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spins else "0")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if not has_exact_int8_products():
+        options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 3
     # onnxruntime's exceptions have no base class of their own.
     names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoModel", "NoSuchFile")
@@ -195,6 +211,22 @@ def _make_session(path: Path, threads: int) -> Any:
             f"onnxruntime {onnxruntime.__version__} cannot load {path} ({reason}): build the "
             "engine again with `duplex-asr build`"
         ) from error
+
+
+def has_exact_int8_products(machine: str = "", cpu_info: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether products of uint8 and int8 are added in 32 bits, as Arm and x86 with VNNI do it.
+
+    Other x86 processors add two of them in 16 bits and saturate without a word. onnxruntime can
+    widen the weights first, which is exact everywhere, and slower here: it does not look itself.
+    """
+    if (machine or platform.machine()) not in ("x86_64", "AMD64", "i686"):
+        return True
+    try:
+        text = cpu_info.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    flags = next((line for line in text.splitlines() if line.startswith("flags")), "").split()
+    return "avx512_vnni" in flags or "avx_vnni" in flags
 
 
 def _num_usable_cores() -> int:

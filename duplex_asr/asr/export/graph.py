@@ -16,6 +16,7 @@ from onnx import ModelProto, StringStringEntryProto, TensorProto, helper, numpy_
 
 OPSET = 20  # the first with Gelu; onnxruntime 1.19 and TensorRT 10 know it
 IR_VERSION = 9  # what onnxruntime 1.19 reads; newer onnx packages would write a later one
+_FUSED_DOMAIN = "com.microsoft"  # onnxruntime's own operators, in their first and only version
 _INLINE_BYTES = 1024  # smaller tensors stay in the graph file
 _ALIGNMENT = 64
 
@@ -48,6 +49,7 @@ class Graph:
         self._initializers: dict[str, Any] = {}
         self._inputs: list[Any] = []
         self._outputs: list[Any] = []
+        self._has_fused = False
 
     def input(self, name: str, dtype: int, shape: Sequence[int | str]) -> str:
         self._inputs.append(helper.make_tensor_value_info(name, dtype, shape))
@@ -61,6 +63,16 @@ class Graph:
     def node(self, op: str, *inputs: str, **attributes: Any) -> str:
         """Add a node with one output."""
         return self.node_with_outputs(op, 1, *inputs, **attributes)[0]
+
+    def fused(self, op: str, *inputs: str, **attributes: Any) -> str:
+        """Add one of onnxruntime's own operators; an input that is left out is ""."""
+        return self.fused_with_outputs(op, 1, *inputs, **attributes)[0]
+
+    def fused_with_outputs(
+        self, op: str, num_outputs: int, *inputs: str, **attributes: Any
+    ) -> list[str]:
+        self._has_fused = True
+        return self.node_with_outputs(op, num_outputs, *inputs, domain=_FUSED_DOMAIN, **attributes)
 
     def node_with_outputs(
         self, op: str, num_outputs: int, *inputs: str, **attributes: Any
@@ -108,6 +120,8 @@ class Graph:
             self._nodes, self.name, self._inputs, self._outputs, list(self._initializers.values())
         )
         opsets = [helper.make_opsetid("", OPSET)]
+        if self._has_fused:
+            opsets.append(helper.make_opsetid(_FUSED_DOMAIN, 1))
         return helper.make_model(
             graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="duplex-asr"
         )

@@ -1,12 +1,14 @@
-"""Weight-only quantisation for the CUDA engine: a matrix in, small whole numbers and scales out.
+"""Quantisation of weights: a matrix in, small whole numbers and scales out.
 
-Both forms are symmetric and round to nearest; engines/cuda/duplex_whisper.h describes the layout.
+All forms are symmetric and round to nearest. `quantise` makes those of the CUDA engine, whose
+layout engines/cuda/duplex_whisper.h describes; `quantise_rows` and `quantise_nibbles` make what
+onnxruntime's operators take.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -37,31 +39,60 @@ def quantise(weight: npt.NDArray[np.float32], form: Form) -> QuantisedMatrix:
 
 def quantise_int8(weight: npt.NDArray[np.float32]) -> QuantisedMatrix:
     """One scale an output channel: weight = (value - 128) * scale[row]."""
-    largest = np.abs(weight).max(axis=1)
-    scale = np.maximum(largest / 127, _SMALLEST_SCALE).astype(np.float32)
-    steps = np.rint(weight / scale[:, None])
-    values = (steps + 128).astype(np.uint8)
+    steps, scale = quantise_rows(weight)
+    values = (steps.astype(np.int16) + 128).astype(np.uint8)
     return QuantisedMatrix(values, scale, steps * scale[:, None])
 
 
+def quantise_rows(
+    weight: npt.NDArray[np.float32],
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Values int8 (out, in) and scale (out,): weight = value * scale[row]."""
+    largest = np.abs(weight).max(axis=1)
+    scale = np.maximum(largest / 127, _SMALLEST_SCALE).astype(np.float32)
+    return np.rint(weight / scale[:, None]).astype(np.int8), scale
+
+
 def quantise_int4(weight: npt.NDArray[np.float32]) -> QuantisedMatrix:
-    """One scale each 64 columns of a row: weight = (value - 8) * scale[row, column // 64].
+    """One scale each 64 columns of a row: weight = (value - 8) * scale[row, column // 64]."""
+    rows, columns = weight.shape
+    assert columns % GROUP_COLUMNS == 0
+    groups = weight.reshape(rows, columns // GROUP_COLUMNS, GROUP_COLUMNS)
+    steps, scale = _int4_steps(groups, np.float16)
+    nibbles = (steps + 8).astype(np.uint8).reshape(rows, columns)
+    restored = steps * scale.astype(np.float32)[:, :, None]
+    restored = restored.reshape(rows, columns).astype(np.float32)
+    return QuantisedMatrix(pack_int4(nibbles), scale, restored)
+
+
+def quantise_nibbles(
+    weight: npt.NDArray[np.float32], group_columns: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+    """As onnxruntime's MatMulNBits takes it: uint8 (out, groups, group_columns / 2), the even
+    column of two in the lower half of a byte, and scale (out * groups,), where
+    weight = (value - 8) * scale. A last group that is not full ends with zeros.
+    """
+    rows, columns = weight.shape
+    num_groups = -(-columns // group_columns)
+    padded = np.zeros((rows, num_groups * group_columns), np.float32)
+    padded[:, :columns] = weight
+    steps, scale = _int4_steps(padded.reshape(rows, num_groups, group_columns), np.float32)
+    nibbles = (steps + 8).astype(np.uint8)
+    return nibbles[:, :, 0::2] | (nibbles[:, :, 1::2] << 4), scale.reshape(-1)
+
+
+def _int4_steps(groups: npt.NDArray[np.float32], scale_type: Any) -> tuple[Any, Any]:
+    """Whole numbers -8 to 7, shape = (rows, groups, columns), and scales (rows, groups).
 
     The largest weight of a group may be of either sign and becomes -8, the end that the 16 values
     reach further to: that halves the error of the most important weight.
     """
-    rows, columns = weight.shape
-    assert columns % GROUP_COLUMNS == 0
-    groups = weight.reshape(rows, columns // GROUP_COLUMNS, GROUP_COLUMNS)
     place = np.abs(groups).argmax(axis=2)[:, :, None]
     extreme = np.take_along_axis(groups, place, axis=2)[:, :, 0]
-    scale = (extreme / -8).astype(np.float16)
+    scale = (extreme / -8).astype(scale_type)
     scale[np.abs(scale) < _SMALLEST_SCALE] = _SMALLEST_SCALE
-    wide_scale = scale.astype(np.float32)[:, :, None]
-    steps = np.clip(np.rint(groups / wide_scale), -8, 7)
-    nibbles = (steps + 8).astype(np.uint8).reshape(rows, columns)
-    restored = (steps * wide_scale).reshape(rows, columns).astype(np.float32)
-    return QuantisedMatrix(pack_int4(nibbles), scale, restored)
+    steps = np.clip(np.rint(groups / scale.astype(np.float32)[:, :, None]), -8, 7)
+    return steps, scale
 
 
 def pack_int4(nibbles: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

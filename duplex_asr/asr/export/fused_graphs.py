@@ -1,0 +1,123 @@
+"""Whisper's encoder and decoder with onnxruntime's own operators: what the CPU engine runs.
+
+The arithmetic is that of whisper_graphs.py and static_graphs.py, which tests compare these with.
+Attention is one operator (MultiHeadAttention) that never writes the scores of all positions, 72 MB
+a layer with base.en, to memory: twice as fast in the encoder as three operators.
+"""
+
+from __future__ import annotations
+
+from onnx import TensorProto
+
+from duplex_asr.asr.checkpoint import Checkpoint
+from duplex_asr.asr.export.graph import Graph
+from duplex_asr.asr.export.whisper_graphs import FLOAT, AttentionLayers, FloatWeights, convolve
+
+INT64 = TensorProto.INT64
+
+
+def build_fused_encoder(graph: Graph, checkpoint: Checkpoint, weights: FloatWeights) -> None:
+    """mel (n_mels, 3000) -> audio_features (1500, width) and, for each decoder layer, cross_key_i
+    (heads, head_size, 1500) and cross_value_i (heads, 1500, head_size)."""
+    dims = checkpoint.dimensions
+    layers = AttentionLayers(graph, weights, dims.n_audio_state, dims.n_audio_head)
+    x = convolve(graph, checkpoint, weights)
+    for index in range(dims.n_audio_layer):
+        layer = f"encoder.blocks.{index}"
+        attn = f"{layer}.attn"
+        inputs = _query_key_value(layers, layers.norm(x, f"{layer}.attn_ln"), attn)
+        mixed = graph.fused("MultiHeadAttention", *inputs, num_heads=layers.num_heads)
+        x = graph.node("Add", x, layers.linear(_without_batch(graph, mixed), f"{attn}.out"))
+        x = graph.node("Add", x, layers.mlp(x, layer))
+    features = layers.norm(x, "encoder.ln_post")
+    graph.output("audio_features", features, FLOAT, [dims.n_audio_ctx, dims.n_audio_state])
+
+    cross = AttentionLayers(graph, weights, dims.n_text_state, dims.n_text_head)
+    key_shape = [dims.n_text_head, cross.head_size, dims.n_audio_ctx]
+    value_shape = [dims.n_text_head, dims.n_audio_ctx, cross.head_size]
+    for index in range(dims.n_text_layer):
+        name = f"decoder.blocks.{index}.cross_attn"
+        key = cross.linear(features, f"{name}.key", has_bias=False)
+        key = graph.node("Transpose", key, perm=[1, 0])  # heads lie one after the other in a row
+        key = graph.node("Reshape", key, graph.constant(key_shape))
+        graph.output(f"cross_key_{index}", key, FLOAT, key_shape)
+        graph.output(f"cross_value_{index}", cross.value(features, name), FLOAT, value_shape)
+
+
+def build_fused_decoder(graph: Graph, checkpoint: Checkpoint, weights: FloatWeights) -> None:
+    """tokens (n,), wanted (m,), the self-attention KV of `past` positions and the cross-attention
+    KV -> logits (m, n_vocab) and the self-attention KV of `past + n` positions.
+
+    wanted: indices of tokens whose logits are asked for; of a long prompt that is hardly any.
+    """
+    dims = checkpoint.dimensions
+    layers = AttentionLayers(graph, weights, dims.n_text_state, dims.n_text_head)
+    heads, head_size = layers.num_heads, layers.head_size
+    tokens = graph.input("tokens", INT64, ["n"])
+    wanted = graph.input("wanted", INT64, ["m"])
+    past = [_self_attention_inputs(graph, index, heads, head_size)
+            for index in range(dims.n_text_layer)]  # fmt: skip
+    x = weights.embedding(graph, "decoder.token_embedding.weight", tokens)
+    x = graph.node("Add", x, _positions(graph, weights, tokens, past[0][0]))
+
+    for index in range(dims.n_text_layer):
+        layer = f"decoder.blocks.{index}"
+        attn, cross_attn = f"{layer}.attn", f"{layer}.cross_attn"
+        inputs = _query_key_value(layers, layers.norm(x, f"{layer}.attn_ln"), attn)
+        no_bias_mask_score = ("", "", "")
+        mixed, key, value = graph.fused_with_outputs(
+            "MultiHeadAttention", 3, *inputs, *no_bias_mask_score, *past[index],
+            num_heads=heads, unidirectional=1,
+        )  # fmt: skip
+        shape: list[int | str] = [1, heads, "total", head_size]
+        graph.output(f"new_self_key_{index}", key, FLOAT, shape)
+        graph.output(f"new_self_value_{index}", value, FLOAT, shape)
+        x = graph.node("Add", x, layers.linear(_without_batch(graph, mixed), f"{attn}.out"))
+
+        # Few queries over 1500 keys that are already turned: three operators are faster here.
+        shape = [heads, head_size, dims.n_audio_ctx]
+        cross_key = graph.input(f"cross_key_{index}", FLOAT, shape)
+        shape = [heads, dims.n_audio_ctx, head_size]
+        cross_value = graph.input(f"cross_value_{index}", FLOAT, shape)
+        query = layers.query(layers.norm(x, f"{layer}.cross_attn_ln"), cross_attn)
+        mixed = layers.attend_transposed(query, cross_key, cross_value, cross_attn)
+        x = graph.node("Add", x, mixed)
+        x = graph.node("Add", x, layers.mlp(x, layer))
+
+    x = layers.norm(graph.node("Gather", x, wanted), "decoder.ln")
+    logits = weights.linear(graph, x, "decoder.token_embedding.weight", None)
+    graph.output("logits", logits, FLOAT, ["m", dims.n_vocab])
+
+
+def _self_attention_inputs(
+    graph: Graph, index: int, heads: int, head_size: int
+) -> tuple[str, str]:
+    shape: list[int | str] = [1, heads, "past", head_size]
+    return (
+        graph.input(f"self_key_{index}", FLOAT, shape),
+        graph.input(f"self_value_{index}", FLOAT, shape),
+    )
+
+
+def _positions(graph: Graph, weights: FloatWeights, tokens: str, past_key: str) -> str:
+    """What the decoder's table of positions holds for each token, shape = (n, width)."""
+    num_past = graph.node("Shape", past_key, start=2, end=3)
+    num_total = graph.node("Add", num_past, graph.node("Shape", tokens))
+    table = weights.tensor(graph, "decoder.positional_embedding")
+    return graph.node("Slice", table, num_past, num_total)
+
+
+def _query_key_value(layers: AttentionLayers, x: str, name: str) -> list[str]:
+    """Of each position, shape = (1, n, width); the operator scales queries itself."""
+    projected = [
+        layers.linear(x, f"{name}.query"),
+        layers.linear(x, f"{name}.key", has_bias=False),
+        layers.linear(x, f"{name}.value"),
+    ]
+    first = layers.graph.constant([0])
+    return [layers.graph.node("Unsqueeze", each, first) for each in projected]
+
+
+def _without_batch(graph: Graph, x: str) -> str:
+    """(1, n, width) -> (n, width)"""
+    return graph.node("Squeeze", x, graph.constant([0]))
