@@ -195,6 +195,8 @@ def _make_session(path: Path, threads: int, spins: bool = False) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or min(_MAX_DEFAULT_THREADS, _num_usable_cores())
     options.inter_op_num_threads = 1
+    # A pattern would set aside room for all values of a run on top of what the first run has taken.
+    options.enable_mem_pattern = False
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spins else "0")
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if not has_exact_int8_products():
