@@ -109,13 +109,9 @@ def _positions(graph: Graph, weights: FloatWeights, tokens: str, past_key: str) 
 
 def _query_key_value(layers: AttentionLayers, x: str, name: str) -> list[str]:
     """Of each position, shape = (1, n, width); the operator scales queries itself."""
-    projected = [
-        layers.linear(x, f"{name}.query"),
-        layers.linear(x, f"{name}.key", has_bias=False),
-        layers.linear(x, f"{name}.value"),
-    ]
-    first = layers.graph.constant([0])
-    return [layers.graph.node("Unsqueeze", each, first) for each in projected]
+    graph = layers.graph
+    parts = layers.weights.query_key_value(graph, x, name)
+    return [graph.node("Unsqueeze", part, graph.constant([0])) for part in parts]
 
 
 def _without_batch(graph: Graph, x: str) -> str:

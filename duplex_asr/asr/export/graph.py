@@ -69,16 +69,16 @@ class Graph:
         return self.fused_with_outputs(op, 1, *inputs, **attributes)[0]
 
     def fused_with_outputs(
-        self, op: str, num_outputs: int, *inputs: str, **attributes: Any
+        self, op: str, count: int, *inputs: str, **attributes: Any
     ) -> list[str]:
         self._has_fused = True
-        return self.node_with_outputs(op, num_outputs, *inputs, domain=_FUSED_DOMAIN, **attributes)
+        return self.node_with_outputs(op, count, *inputs, domain=_FUSED_DOMAIN, **attributes)
 
     def node_with_outputs(
-        self, op: str, num_outputs: int, *inputs: str, **attributes: Any
+        self, op: str, count: int, *inputs: str, **attributes: Any
     ) -> list[str]:
         stem = f"{op.lower()}_{len(self._nodes)}"
-        outputs = [f"{stem}_{index}" for index in range(num_outputs)]
+        outputs = [f"{stem}_{index}" for index in range(count)]
         self._nodes.append(helper.make_node(op, inputs, outputs, name=stem, **attributes))
         return outputs
 

@@ -17,6 +17,7 @@ from duplex_asr.asr.export.graph import Graph
 from duplex_asr.asr.mel import N_FRAMES
 
 FLOAT = TensorProto.FLOAT
+PARTS = ("query", "key", "value")
 _TENSOR_TYPES = {"float16": TensorProto.FLOAT16, "float32": TensorProto.FLOAT}
 
 
@@ -51,6 +52,14 @@ class FloatWeights:
         if bias is not None:
             inputs.append(self.tensor(graph, bias))
         return graph.node("Gemm", *inputs, transB=1)
+
+    def query_key_value(self, graph: Graph, x: str, name: str) -> list[str]:
+        """What a self-attention makes of x [n, width]: three times [n, width]."""
+        return [
+            self.linear(graph, x, f"{name}.query.weight", f"{name}.query.bias"),
+            self.linear(graph, x, f"{name}.key.weight", None),  # Whisper's keys have none
+            self.linear(graph, x, f"{name}.value.weight", f"{name}.value.bias"),
+        ]
 
     def embedding(self, graph: Graph, name: str, tokens: str) -> str:
         """Rows of an embedding, shape = (n, width)."""
