@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from duplex_asr.asr.engine import EncodedAudio, ModelDimensions
 from duplex_asr.asr.engines.stepwise import StepwiseEngine
 from duplex_asr.asr.manifest import TOKENIZER_NAME, Manifest
 from duplex_asr.asr.mel import N_FRAMES
+from duplex_asr.asr.processor import has_block_products, has_exact_int8_products
 from duplex_asr.asr.tokenizer import Tokenizer, read_ranks
 from duplex_asr.cancellation import Cancellation, Cancelled
 from duplex_asr.errors import EngineError
@@ -199,7 +199,7 @@ def _make_session(path: Path, threads: int, spins: bool = False) -> Any:
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spins else "0")
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    if not has_exact_int8_products():
+    if not has_exact_int8_products():  # widens the weights then: exact everywhere, and slower here
         options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 3
     # onnxruntime's exceptions have no base class of their own.
@@ -213,22 +213,6 @@ def _make_session(path: Path, threads: int, spins: bool = False) -> Any:
             f"onnxruntime {onnxruntime.__version__} cannot load {path} ({reason}): build the "
             "engine again with `duplex-asr build`"
         ) from error
-
-
-def has_exact_int8_products(machine: str = "", cpu_info: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether products of uint8 and int8 are added in 32 bits, as Arm and x86 with VNNI do it.
-
-    Other x86 processors add two of them in 16 bits and saturate without a word. onnxruntime can
-    widen the weights first, which is exact everywhere, and slower here: it does not look itself.
-    """
-    if (machine or platform.machine()) not in ("x86_64", "AMD64", "i686"):
-        return True
-    try:
-        text = cpu_info.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    flags = next((line for line in text.splitlines() if line.startswith("flags")), "").split()
-    return "avx512_vnni" in flags or "avx_vnni" in flags
 
 
 def _num_usable_cores() -> int:

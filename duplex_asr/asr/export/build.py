@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 
 from duplex_asr.asr.checkpoint import Checkpoint
 from duplex_asr.asr.export.engine_folder import (
@@ -18,6 +19,7 @@ from duplex_asr.asr.export.engine_folder import (
 )
 from duplex_asr.asr.manifest import Manifest
 from duplex_asr.asr.mel import log_mel_spectrogram
+from duplex_asr.asr.processor import has_block_products
 from duplex_asr.errors import ConfigError, EngineError
 
 CHECKPOINT_NAME = "checkpoint.pt"
@@ -51,9 +53,17 @@ def build_onnx_engine(
     if keep_checkpoint and checkpoint_path.is_dir():
         raise ConfigError("--keep-checkpoint takes one OpenAI-format file, not a folder")
 
+    has_blocks = precision != "fp32" and has_block_products(onnxruntime.__version__)
+    if precision == "int4" and not has_blocks:
+        raise ConfigError(
+            f"int4 would be slow here: it needs a processor with AVX2 or Arm's dot products and "
+            f"onnxruntime 1.23 (this is {onnxruntime.__version__}); take --precision int8"
+        )
+
     def write_files(checkpoint: Checkpoint, folder: Path) -> WrittenFiles:
         report(f"writing the {precision} graphs", checkpoint.num_bytes)
-        return WrittenFiles(write_graphs(checkpoint, folder, precision, keep_checkpoint))
+        names = write_graphs(checkpoint, folder, precision, keep_checkpoint, has_blocks)
+        return WrittenFiles(names)
 
     return make_engine_folder(
         checkpoint_path,
@@ -71,9 +81,16 @@ def build_onnx_engine(
 
 
 def write_graphs(
-    checkpoint: Checkpoint, folder: Path, precision: str = "fp32", keep_checkpoint: bool = False
+    checkpoint: Checkpoint,
+    folder: Path,
+    precision: str = "fp32",
+    keep_checkpoint: bool = False,
+    has_blocks: bool = True,
 ) -> list[str]:
-    """Write graphs and weights; returns the names of the files written."""
+    """Write graphs and weights; returns the names of the files written.
+
+    has_blocks: write a decoder for processors that have_block_products.
+    """
     try:
         import onnx
 
@@ -81,24 +98,28 @@ def write_graphs(
         from duplex_asr.asr.export.graph import Graph, WeightsFile
         from duplex_asr.asr.export.fused_graphs import build_fused_decoder, build_fused_encoder
         from duplex_asr.asr.export.fused_weights import (
-            DecoderInt4Weights,
+            DecoderBlockWeights,
             DecoderInt8Weights,
             EncoderInt8Weights,
         )
         from duplex_asr.asr.export.whisper_graphs import FloatWeights
     except ImportError as error:
         raise ConfigError(NEEDS_ONNX) from error
+    encoder_weights: FloatWeights
+    decoder_weights: FloatWeights
     if keep_checkpoint:
         shutil.copyfile(checkpoint.path, folder / CHECKPOINT_NAME)
         encoder_weights = decoder_weights = FloatWeights(checkpoint, CHECKPOINT_NAME)
+    elif precision == "fp32":
+        encoder_weights = decoder_weights = FloatWeights(checkpoint)
     else:
-        of_encoder, of_decoder = {
-            "fp32": (FloatWeights, FloatWeights),
-            "int8": (EncoderInt8Weights, DecoderInt8Weights),
-            # The encoder computes more than it reads: 4 bits would make it slower.
-            "int4": (EncoderInt8Weights, DecoderInt4Weights),
-        }[precision]
-        encoder_weights, decoder_weights = of_encoder(checkpoint), of_decoder(checkpoint)
+        # The encoder computes more than it reads, so that 4 bits would make it slower.
+        encoder_weights = EncoderInt8Weights(checkpoint)
+        decoder_weights = (
+            DecoderBlockWeights(checkpoint, bits=4 if precision == "int4" else 8)
+            if has_blocks
+            else DecoderInt8Weights(checkpoint)
+        )
     weights_file = WeightsFile(folder / WEIGHTS_NAME)
     for file_name, build, weights in (
         (ENCODER_NAME, build_fused_encoder, encoder_weights),

@@ -12,12 +12,15 @@ import numpy.typing as npt
 
 from duplex_asr.asr.checkpoint import Checkpoint
 from duplex_asr.asr.export.graph import Graph
-from duplex_asr.asr.export.quantisation import quantise_nibbles, quantise_rows
+from duplex_asr.asr.export.quantisation import quantise_blocks, quantise_rows
 from duplex_asr.asr.export.whisper_graphs import FLOAT, PARTS, FloatWeights
+
+Matrix = npt.NDArray[np.float32]
 
 _ZERO = 128  # of activations in 8 bits: the unsigned form of 0
 _STEPS = 127  # between 0 and the largest value of an activation
-INT4_COLUMNS = 32  # that share a scale in 4 bits; more are less exact
+_BLOCK_COLUMNS = {8: 128, 4: 32}  # that share a scale; in 4 bits more would be less exact
+_PROJECTION = "decoder.token_embedding.weight"
 
 
 class EncoderInt8Weights(FloatWeights):
@@ -49,7 +52,7 @@ class DecoderInt8Weights(FloatWeights):
     """8-bit weights with a scale for each output channel, activations with one scale a token.
 
     With a scale of its own, what a token gives does not depend on those that go through with it, as
-    those of a draft do: so a draft never changes a result.
+    those of a draft do: so a draft never changes a result. Runs anywhere.
     """
 
     def linear(self, graph: Graph, x: str, name: str, bias: str | None) -> str:
@@ -57,19 +60,11 @@ class DecoderInt8Weights(FloatWeights):
         return product if bias is None else graph.node("Add", product, self.tensor(graph, bias))
 
     def query_key_value(self, graph: Graph, x: str, name: str) -> list[str]:
-        # One product for all three: fewer threads to wake, and a third of the small operators.
-        weights = [self._checkpoint.weight(f"{name}.{part}.weight") for part in PARTS]
-        query_bias, value_bias = (
-            self._checkpoint.weight(f"{name}.{part}.bias") for part in ("query", "value")
-        )
-        bias = np.concatenate([query_bias, np.zeros_like(query_bias), value_bias])
-        product = self._product(graph, x, f"{name}.all", np.concatenate(weights))
-        product = graph.node("Add", product, graph.weight(f"{name}.all.bias", bias))
-        return graph.node_with_outputs("Split", 3, product, axis=-1, num_outputs=3)
+        weight, bias = _joined(graph, self._checkpoint, name)
+        product = graph.node("Add", self._product(graph, x, f"{name}.all", weight), bias)
+        return _split(graph, product)
 
-    def _product(
-        self, graph: Graph, x: str, name: str, weight: npt.NDArray[np.float32]
-    ) -> str:
+    def _product(self, graph: Graph, x: str, name: str, weight: Matrix) -> str:
         """x [n, in] times the transpose of weight [out, in], each row of x with its own scale."""
         largest = graph.node("ReduceMax", graph.node("Abs", x), graph.constant([-1]), keepdims=1)
         step = graph.constant(1 / _STEPS, np.float32)
@@ -90,29 +85,77 @@ class DecoderInt8Weights(FloatWeights):
         return graph.node("Mul", values, graph.node("Unsqueeze", scales, graph.constant([1])))
 
 
-class DecoderInt4Weights(DecoderInt8Weights):
-    """The layers' matrices in 4 bits with a scale each 32 columns, the vocabulary in 8.
+class DecoderBlockWeights(FloatWeights):
+    """Weights in 8 or 4 bits with a scale for some columns of a row, activations in 8 bits alike.
 
-    The least memory. onnxruntime has fast products of this kind where the processor has VNNI or
-    Arm's dot products; elsewhere they are slower than those in 8 bits.
+    One operator a product, which is faster where one token goes through at a time; what it gives
+    does not depend on other tokens either. Needs processor.has_block_products. The vocabulary has
+    8 bits in any case, since small differences decide there, and is stored once for both its uses.
     """
 
+    def __init__(self, checkpoint: Checkpoint, bits: int) -> None:
+        super().__init__(checkpoint)
+        self._bits = bits
+
     def linear(self, graph: Graph, x: str, name: str, bias: str | None) -> str:
-        if name == "decoder.token_embedding.weight":  # its small differences decide
-            return super().linear(graph, x, name, bias)
+        bits = 8 if name == _PROJECTION else self._bits
+        stored = self.tensor(graph, bias) if bias is not None else None
+        return self._product(graph, x, name, self._checkpoint.weight(name), bits, stored)
+
+    def query_key_value(self, graph: Graph, x: str, name: str) -> list[str]:
+        weight, bias = _joined(graph, self._checkpoint, name)
+        return _split(graph, self._product(graph, x, f"{name}.all", weight, self._bits, bias))
+
+    def embedding(self, graph: Graph, name: str, tokens: str) -> str:
         weight = self._checkpoint.weight(name)
-        nibbles, scale = quantise_nibbles(weight, INT4_COLUMNS)
-        inputs = [x, graph.weight(f"{name}.nibbles", nibbles), graph.weight(f"{name}.scale", scale)]
-        if bias is not None:
-            inputs += ["", "", self.tensor(graph, bias)]
+        values, scale, columns = _stored_blocks(graph, name, weight, 8)
+        # Another name for the same bytes: onnxruntime packs what a product takes and then lets go
+        # of it, while of these only the rows that are asked for are ever read.
+        rows = graph.node("Gather", graph.stored_again(values, f"{name}.rows"), tokens)
+        rows = graph.node("Cast", rows, to=FLOAT)
+        rows = graph.node("Sub", rows, graph.constant(_ZERO, np.float32))
+        num_blocks = -(-weight.shape[1] // columns)
+        scales = graph.node("Reshape", scale, graph.constant([-1, num_blocks, 1]))
+        rows = graph.node("Mul", rows, graph.node("Gather", scales, tokens))
+        rows = graph.node("Reshape", rows, graph.constant([-1, num_blocks * columns]))
+        ends = (graph.constant([each]) for each in (0, weight.shape[1], 1))
+        return graph.node("Slice", rows, *ends)  # a last block may not be full
+
+    def _product(
+        self, graph: Graph, x: str, name: str, weight: Matrix, bits: int, bias: str | None
+    ) -> str:
+        values, scale, columns = _stored_blocks(graph, name, weight, bits)
         num_rows, num_columns = weight.shape
+        no_zeros_no_order = ("", "")
         return graph.fused(
-            "MatMulNBits", *inputs, K=num_columns, N=num_rows, bits=4, block_size=INT4_COLUMNS,
-            accuracy_level=4,  # products in 8 bits
+            "MatMulNBits", x, values, scale, *((*no_zeros_no_order, bias) if bias else ()),
+            K=num_columns, N=num_rows, bits=bits, block_size=columns,
+            accuracy_level=4,  # activations in 8 bits
         )  # fmt: skip
 
 
-def _stored_columns(graph: Graph, name: str, weight: npt.NDArray[np.float32]) -> tuple[str, str]:
+def _joined(graph: Graph, checkpoint: Checkpoint, name: str) -> tuple[Matrix, str]:
+    """Weights of query, key and value one below the other, and their bias: one product for three
+    wakes fewer threads and saves small operators."""
+    weight = np.concatenate([checkpoint.weight(f"{name}.{part}.weight") for part in PARTS])
+    query, value = (checkpoint.weight(f"{name}.{part}.bias") for part in ("query", "value"))
+    bias = np.concatenate([query, np.zeros_like(query), value])  # Whisper's keys have none
+    return weight, graph.weight(f"{name}.all.bias", bias)
+
+
+def _split(graph: Graph, product: str) -> list[str]:
+    return graph.node_with_outputs("Split", len(PARTS), product, axis=-1, num_outputs=len(PARTS))
+
+
+def _stored_blocks(graph: Graph, name: str, weight: Matrix, bits: int) -> tuple[str, str, int]:
+    """A matrix as MatMulNBits takes it, its scales, and how many columns share one."""
+    columns = _BLOCK_COLUMNS[bits]
+    values, scale = quantise_blocks(weight, bits, columns)
+    stored = graph.weight(f"{name}.blocks", values)
+    return stored, graph.weight(f"{name}.scale", scale), columns
+
+
+def _stored_columns(graph: Graph, name: str, weight: Matrix) -> tuple[str, str]:
     """A matrix [out, in] as int8 [in, out] and float32 scale [out], in the weights file."""
     rows, scale = quantise_rows(weight)
     return graph.weight(f"{name}.columns", rows.T), graph.weight(f"{name}.scale", scale)

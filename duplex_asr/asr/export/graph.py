@@ -104,6 +104,14 @@ class Graph:
         return self.stored_weight(name, dtype, values.shape, self._weights.name, offset,
                                   values.nbytes)  # fmt: skip
 
+    def stored_again(self, name: str, other_name: str) -> str:
+        """The same bytes of the weights file under another name."""
+        tensor = TensorProto()
+        tensor.CopyFrom(self._initializers[name])
+        tensor.name = other_name
+        self._initializers[other_name] = tensor
+        return other_name
+
     def stored_weight(
         self, name: str, dtype: int, shape: Sequence[int], file: str, offset: int, num_bytes: int
     ) -> str:

@@ -1,7 +1,7 @@
 """Quantisation of weights: a matrix in, small whole numbers and scales out.
 
 All forms are symmetric and round to nearest. `quantise` makes those of the CUDA engine, whose
-layout engines/cuda/duplex_whisper.h describes; `quantise_rows` and `quantise_nibbles` make what
+layout engines/cuda/duplex_whisper.h describes; `quantise_rows` and `quantise_blocks` make what
 onnxruntime's operators take.
 """
 
@@ -65,18 +65,24 @@ def quantise_int4(weight: npt.NDArray[np.float32]) -> QuantisedMatrix:
     return QuantisedMatrix(pack_int4(nibbles), scale, restored)
 
 
-def quantise_nibbles(
-    weight: npt.NDArray[np.float32], group_columns: int
+def quantise_blocks(
+    weight: npt.NDArray[np.float32], bits: int, columns: int
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-    """As onnxruntime's MatMulNBits takes it: uint8 (out, groups, group_columns / 2), the even
-    column of two in the lower half of a byte, and scale (out * groups,), where
-    weight = (value - 8) * scale. A last group that is not full ends with zeros.
+    """As onnxruntime's MatMulNBits takes it: uint8 (out, blocks, columns * bits / 8) and scale
+    (out * blocks,), where weight = (value - 2 ** (bits - 1)) * scale.
+
+    bits: 8 or 4; of two 4-bit columns the even one is in the lower half of a byte. A last block that
+    is not full ends with zeros.
     """
-    rows, columns = weight.shape
-    num_groups = -(-columns // group_columns)
-    padded = np.zeros((rows, num_groups * group_columns), np.float32)
-    padded[:, :columns] = weight
-    steps, scale = _int4_steps(padded.reshape(rows, num_groups, group_columns), np.float32)
+    num_rows, num_columns = weight.shape
+    num_blocks = -(-num_columns // columns)
+    padded = np.zeros((num_rows, num_blocks * columns), np.float32)
+    padded[:, :num_columns] = weight
+    if bits == 8:
+        steps, scale = quantise_rows(padded.reshape(-1, columns))
+        values = (steps.astype(np.int16) + 128).astype(np.uint8)
+        return values.reshape(num_rows, num_blocks, columns), scale
+    steps, scale = _int4_steps(padded.reshape(num_rows, num_blocks, columns), np.float32)
     nibbles = (steps + 8).astype(np.uint8)
     return nibbles[:, :, 0::2] | (nibbles[:, :, 1::2] << 4), scale.reshape(-1)
 
