@@ -124,7 +124,7 @@ def _weights(change: Callable[[dict[str, np.ndarray]], Any]) -> Callable[[Path],
     ("damage", "message"),
     [
         (_flip_a_bit, r"weights\.safetensors is damaged, its sha256 differs"),
-        (_cut, r"weights\.safetensors is damaged .the bytes of"),
+        (_cut, r"weights\.safetensors is damaged .*truncated"),
         (_weights(_swap), r"computes wrong numbers .*its decoder is off by"),
         (_weights(_poison), r"computes wrong numbers .*its encoder is off by nan"),
         (_weights(lambda t: t.pop(KEY)), r"attn\.key\.weight"),
