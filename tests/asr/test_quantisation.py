@@ -9,6 +9,7 @@ from duplex_asr.asr.export.quantisation import (
     GROUP_COLUMNS,
     pack_int4,
     quantise,
+    quantise_blocks,
     quantise_int4,
     quantise_int8,
     relative_error,
@@ -65,3 +66,20 @@ def test_errors_are_those_of_eight_and_four_bits() -> None:
 def test_zeros_stay_zeros(form) -> None:
     matrix = quantise(np.zeros((2, 64), np.float32), form)
     assert not matrix.restored.any() and np.isfinite(matrix.scale).all()
+
+
+@pytest.mark.parametrize(("bits", "columns", "zero"), [(8, 128, 128), (4, 32, 8)])
+@pytest.mark.parametrize("width", [256, 200])
+def test_blocks_hold_the_matrix_and_end_with_zeros(
+    bits: int, columns: int, zero: int, width: int
+) -> None:
+    weight = weights(columns=width)
+    values, scale = quantise_blocks(weight, bits, columns)
+    num_blocks = -(-width // columns)
+    assert values.shape == (8, num_blocks, columns * bits // 8) and scale.shape == (8 * num_blocks,)
+    if bits == 4:
+        values = np.stack([values & 15, values >> 4], axis=-1).reshape(8, num_blocks, columns)
+    restored = (values.astype(np.float32) - zero) * scale.reshape(8, num_blocks, 1)
+    restored = restored.reshape(8, -1)
+    assert relative_error(restored[:, :width], weight) < (0.01 if bits == 8 else 0.12)
+    assert not restored[:, width:].any()

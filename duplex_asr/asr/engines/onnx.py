@@ -161,7 +161,17 @@ def _run(
 
 
 def _check_graphs(folder: Path, dimensions: ModelDimensions, encoder: Any, decoder: Any) -> None:
-    """Raise EngineError unless the graphs have the names and sizes that the manifest announces."""
+    """Raise EngineError unless the graphs have the names and sizes that the manifest announces, and
+    suit this processor."""
+    import onnxruntime
+
+    fused = decoder.get_modelmeta().custom_metadata_map.get("fused_operators", "")
+    if "MatMulNBits" in fused and not has_block_products(onnxruntime.__version__):
+        raise EngineError(
+            f"{folder} was built on a machine whose processor or onnxruntime can do more: with this "
+            f"one and onnxruntime {onnxruntime.__version__} it would be many times slower; build it "
+            "here with `duplex-asr build --precision int8`"
+        )
     heads = dimensions.n_text_head
     head_size = dimensions.n_text_state // heads
     expected: dict[str, list[int]] = {"mel": [dimensions.n_mels, N_FRAMES]}

@@ -16,6 +16,7 @@ from onnx import ModelProto, StringStringEntryProto, TensorProto, helper, numpy_
 
 OPSET = 20  # the first with Gelu; onnxruntime 1.19 and TensorRT 10 know it
 IR_VERSION = 9  # what onnxruntime 1.19 reads; newer onnx packages would write a later one
+FUSED_OPERATORS = "fused_operators"  # a model's own property: which of onnxruntime's it needs
 _FUSED_DOMAIN = "com.microsoft"  # onnxruntime's own operators, in their first and only version
 _INLINE_BYTES = 1024  # smaller tensors stay in the graph file
 _ALIGNMENT = 64
@@ -49,7 +50,7 @@ class Graph:
         self._initializers: dict[str, Any] = {}
         self._inputs: list[Any] = []
         self._outputs: list[Any] = []
-        self._has_fused = False
+        self._fused: set[str] = set()
 
     def input(self, name: str, dtype: int, shape: Sequence[int | str]) -> str:
         self._inputs.append(helper.make_tensor_value_info(name, dtype, shape))
@@ -71,7 +72,7 @@ class Graph:
     def fused_with_outputs(
         self, op: str, count: int, *inputs: str, **attributes: Any
     ) -> list[str]:
-        self._has_fused = True
+        self._fused.add(op)
         return self.node_with_outputs(op, count, *inputs, domain=_FUSED_DOMAIN, **attributes)
 
     def node_with_outputs(
@@ -128,8 +129,10 @@ class Graph:
             self._nodes, self.name, self._inputs, self._outputs, list(self._initializers.values())
         )
         opsets = [helper.make_opsetid("", OPSET)]
-        if self._has_fused:
+        if self._fused:
             opsets.append(helper.make_opsetid(_FUSED_DOMAIN, 1))
-        return helper.make_model(
+        model = helper.make_model(
             graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="duplex-asr"
         )
+        helper.set_model_props(model, {FUSED_OPERATORS: " ".join(sorted(self._fused))})
+        return model
