@@ -30,6 +30,10 @@ class Sequence(Protocol):
         """Append tokens (n) and return the logits after each, shape = (n, n_vocab)."""
         ...
 
+    def append(self, tokens: abc.Sequence[int]) -> None:
+        """The same where nobody asks for logits."""
+        ...
+
     def truncate(self, num_tokens: int) -> None:
         """Forget all but the first tokens."""
         ...
@@ -103,7 +107,7 @@ def _look_at(
     for begin in range(0, start, CONTEXT_AT_ONCE):
         if is_stopped():
             return None
-        sequence.advance(tokens[begin : min(begin + CONTEXT_AT_ONCE, start)])
+        sequence.append(tokens[begin : min(begin + CONTEXT_AT_ONCE, start)])
     kept = []
     for begin in range(start, len(tokens), TOKENS_AT_ONCE):
         if is_stopped():

@@ -52,6 +52,9 @@ class Script:
                     logits[row, favourite] = 20.0 - place
         return logits
 
+    def append(self, tokens: Sequence[int]) -> None:
+        self.advance(tokens)
+
     def truncate(self, num_tokens: int) -> None:
         assert num_tokens <= len(self.tokens)
         del self.tokens[num_tokens:]
@@ -211,6 +214,9 @@ class RandomLogits:
             generator = np.random.default_rng([self._seed, *self._tokens])
             rows.append(generator.standard_normal(N_VOCAB, np.float32) * 4)
         return np.stack(rows)
+
+    def append(self, tokens: Sequence[int]) -> None:
+        self.advance(tokens)
 
     def truncate(self, num_tokens: int) -> None:
         del self._tokens[num_tokens:]

@@ -121,7 +121,7 @@ class SureOfOne:
             logits[:, self._token] = -30.0
             return logits
 
-        return SimpleNamespace(advance=advance, truncate=sequence.truncate)
+        return SimpleNamespace(advance=advance, append=sequence.append, truncate=sequence.truncate)
 
     def decode(self, *arguments: Any, **options: Any) -> Any:
         return type(self._engine).decode(self, *arguments, **options)

@@ -60,11 +60,14 @@ class OnnxSequence:
         self._values = [self._new_value(empty) for _ in self._names]
         self._num_tokens = 0
 
-    def advance(
-        self, tokens: Sequence[int], wanted: Sequence[int] | None = None
-    ) -> npt.NDArray[np.float32]:
-        if wanted is None:
-            wanted = range(len(tokens))
+    def advance(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        return self._run(tokens, range(len(tokens)))
+
+    def append(self, tokens: Sequence[int]) -> None:
+        self._run(tokens, (0,))  # one at least: onnxruntime does not multiply no rows everywhere
+
+    def _run(self, tokens: Sequence[int], wanted: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Append tokens and return the logits after those of the indices that are wanted."""
         feeds = {
             "tokens": self._new_value(np.asarray(tokens, np.int64)),
             "wanted": self._new_value(np.asarray(wanted, np.int64)),
@@ -168,9 +171,9 @@ def _check_graphs(folder: Path, dimensions: ModelDimensions, encoder: Any, decod
     fused = decoder.get_modelmeta().custom_metadata_map.get("fused_operators", "")
     if "MatMulNBits" in fused and not has_block_products(onnxruntime.__version__):
         raise EngineError(
-            f"{folder} was built on a machine whose processor or onnxruntime can do more: with this "
-            f"one and onnxruntime {onnxruntime.__version__} it would be many times slower; build it "
-            "here with `duplex-asr build --precision int8`"
+            f"{folder} was built on a machine whose processor or onnxruntime can do more: with "
+            f"this processor and onnxruntime {onnxruntime.__version__} it would be many times slower; "
+            "build it here with `duplex-asr build --precision int8`"
         )
     heads = dimensions.n_text_head
     head_size = dimensions.n_text_state // heads
@@ -197,8 +200,8 @@ def _check_graphs(folder: Path, dimensions: ModelDimensions, encoder: Any, decod
 
 
 def _make_session(path: Path, threads: int, spins: bool = False) -> Any:
-    """spins: threads wait awake between the operators of a run, whose many small products they would
-    else be too late for; after it they sleep, so that a daemon is idle between two utterances."""
+    """spins: threads stay awake between the operators of a run, for whose many small products they
+    would else come too late; after it they sleep, so that a daemon is idle between utterances."""
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 

@@ -54,6 +54,9 @@ class TensorRtSequence:
         pieces = [tokens[start : start + most] for start in range(0, len(tokens), most)]
         return np.concatenate([self._advance_by(piece) for piece in pieces])
 
+    def append(self, tokens: Sequence[int]) -> None:
+        self.advance(tokens)
+
     def truncate(self, num_tokens: int) -> None:
         assert num_tokens <= self._num_tokens
         self._num_tokens = num_tokens  # later rows are masked until they are written again

@@ -49,7 +49,7 @@ def build_onnx_engine(
     if precision not in PRECISIONS:
         raise ConfigError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
     if keep_checkpoint and precision != "fp32":
-        raise ConfigError("--keep-checkpoint goes with --precision fp32: others store other weights")
+        raise ConfigError("--keep-checkpoint goes with --precision fp32: others store others")
     if keep_checkpoint and checkpoint_path.is_dir():
         raise ConfigError("--keep-checkpoint takes one OpenAI-format file, not a folder")
 
@@ -95,13 +95,13 @@ def write_graphs(
         import onnx
 
         from duplex_asr.asr.engines.onnx import DECODER_NAME, ENCODER_NAME
-        from duplex_asr.asr.export.graph import Graph, WeightsFile
         from duplex_asr.asr.export.fused_graphs import build_fused_decoder, build_fused_encoder
         from duplex_asr.asr.export.fused_weights import (
             DecoderBlockWeights,
             DecoderInt8Weights,
             EncoderInt8Weights,
         )
+        from duplex_asr.asr.export.graph import Graph, WeightsFile
         from duplex_asr.asr.export.whisper_graphs import FloatWeights
     except ImportError as error:
         raise ConfigError(NEEDS_ONNX) from error

@@ -89,9 +89,7 @@ def build_fused_decoder(graph: Graph, checkpoint: Checkpoint, weights: FloatWeig
     graph.output("logits", logits, FLOAT, ["m", dims.n_vocab])
 
 
-def _self_attention_inputs(
-    graph: Graph, index: int, heads: int, head_size: int
-) -> tuple[str, str]:
+def _self_attention_inputs(graph: Graph, index: int, heads: int, head_size: int) -> tuple[str, str]:
     shape: list[int | str] = [1, heads, "past", head_size]
     return (
         graph.input(f"self_key_{index}", FLOAT, shape),

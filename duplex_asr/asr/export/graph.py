@@ -69,15 +69,11 @@ class Graph:
         """Add one of onnxruntime's own operators; an input that is left out is ""."""
         return self.fused_with_outputs(op, 1, *inputs, **attributes)[0]
 
-    def fused_with_outputs(
-        self, op: str, count: int, *inputs: str, **attributes: Any
-    ) -> list[str]:
+    def fused_with_outputs(self, op: str, count: int, *inputs: str, **attributes: Any) -> list[str]:
         self._fused.add(op)
         return self.node_with_outputs(op, count, *inputs, domain=_FUSED_DOMAIN, **attributes)
 
-    def node_with_outputs(
-        self, op: str, count: int, *inputs: str, **attributes: Any
-    ) -> list[str]:
+    def node_with_outputs(self, op: str, count: int, *inputs: str, **attributes: Any) -> list[str]:
         stem = f"{op.lower()}_{len(self._nodes)}"
         outputs = [f"{stem}_{index}" for index in range(count)]
         self._nodes.append(helper.make_node(op, inputs, outputs, name=stem, **attributes))

@@ -71,8 +71,8 @@ def quantise_blocks(
     """As onnxruntime's MatMulNBits takes it: uint8 (out, blocks, columns * bits / 8) and scale
     (out * blocks,), where weight = (value - 2 ** (bits - 1)) * scale.
 
-    bits: 8 or 4; of two 4-bit columns the even one is in the lower half of a byte. A last block that
-    is not full ends with zeros.
+    bits: 8 or 4; of two 4-bit columns the even one is in the lower half of a byte. A last block
+    that is not full ends with zeros.
     """
     num_rows, num_columns = weight.shape
     num_blocks = -(-num_columns // columns)
