@@ -37,7 +37,7 @@ command runs again.
 
 Environment, with the value of this run:
   MODEL_NAME=$MODEL_NAME              the same as NAME
-  PRECISION=$PRECISION                  int8 (small and fast) or fp32 (openai-whisper's numbers)
+  PRECISION=$PRECISION                  int8 (fast), int4 (less memory), fp32 (openai-whisper's numbers)
   ENGINE_DIR=${ENGINE_DIR:-(engines/MODEL_NAME/build/onnx-PRECISION)}
                                   where the engine goes
   CHECKPOINT=$CHECKPOINT                     a checkpoint of your own: an OpenAI-format .pt, or a Hugging
@@ -92,7 +92,7 @@ parse_options() {
 }
 
 check_overrides() {
-    require_choice PRECISION "$PRECISION" int8 fp32
+    require_choice PRECISION "$PRECISION" int8 int4 fp32
     if [[ -z $CHECKPOINT ]]; then
         require_checkpoint_name "$MODEL_NAME"
     elif ! [[ $MODEL_NAME =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]]; then

@@ -40,7 +40,7 @@ def build(options: argparse.Namespace) -> int:
         else:
             manifest = build_onnx_engine(
                 *paths,
-                options.precision or "fp32",
+                options.precision or ("fp32" if options.keep_checkpoint else "int8"),
                 keep_checkpoint=options.keep_checkpoint,
                 **common,
             )

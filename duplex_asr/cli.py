@@ -253,8 +253,8 @@ def _add_build(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--precision", choices=["fp32", "int8", "fp16", "int4"],
-        help="onnx: fp32 (default) or int8; tensorrt: fp16 (default) or fp32; cuda: fp16 "
-        "(default), int8 or int4",
+        help="onnx: int8 (default: half the time), fp32 (openai-whisper's numbers) or int4 "
+        "(least memory); tensorrt: fp16 (default) or fp32; cuda: fp16 (default), int8 or int4",
     )  # fmt: skip
     parser.add_argument("--name", help="model name that clients see (default: the file's)")
     parser.add_argument(

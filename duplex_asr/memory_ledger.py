@@ -31,12 +31,13 @@ ESPEAK_MB, NEURAL_VOICE_MB = (
 )  # the second beside the model: onnxruntime and its work space
 ECHO_CANCELLER_MB = 25.0
 CUDA_CONTEXT_MB = 200.0  # not measured on a board
-BYTES_OF = {"fp32": 4.0, "int8": 1.3, "fp16": 2.0, "int4": 0.6}  # a weight, with its scales
+BYTES_OF = {"fp32": 4.0, "int8": 1.3, "fp16": 2.0, "int4": 1.1}  # a weight, with its scales
 PARTS_ON_DEMAND = ("speech engine", "voice")
 TURN_PATIENCE_S = 10.0  # for the other part to be unloaded: an utterance, or what is being played
 MAX_AUDIOS = 2  # of an onnx engine: one that is decoded, one that is encoded
-ENCODER_LAYERS_HELD = 2  # intermediate results that are there at once
-GPU_ENCODER_ROWS = 20  # halves a position of the encoder, in widths of the model
+# Values that are there at once while the encoder runs, for a position and in widths of the model.
+CPU_ENCODER_ROWS = 14  # mostly the four widths between both halves of a layer, twice
+GPU_ENCODER_ROWS = 20  # in half precision
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,10 @@ def _engine_needs(config: Config, manifest: Manifest) -> Iterator[MemoryNeed]:
     yield MemoryNeed(
         "speech engine: KV", a_position * (num_audios * size.n_audio_ctx + num_tokens), lower
     )
-    a_layer = size.n_audio_head * size.n_audio_ctx**2 + 5 * size.n_audio_ctx * size.n_audio_state
-    scratch_mb = ENCODER_LAYERS_HELD * a_layer * bytes_a_value / MB
+    rows = CPU_ENCODER_ROWS if is_onnx else GPU_ENCODER_ROWS
+    scratch_mb = rows * size.n_audio_ctx * size.n_audio_state * bytes_a_value / MB
     if not is_onnx:
-        rows = GPU_ENCODER_ROWS * size.n_audio_ctx * size.n_audio_state
-        scratch_mb = CUDA_CONTEXT_MB + rows * bytes_a_value / MB
+        scratch_mb += CUDA_CONTEXT_MB
     yield MemoryNeed("speech engine: work space", scratch_mb, "a smaller model")
 
 

@@ -18,7 +18,7 @@ from tests.asr.torch_writer import write_byte_tokenizer
 
 STAGES = [
     "  reading and checking the checkpoint ...",
-    "  writing the fp32 graphs ...",
+    "  writing the int8 graphs ...",
     "  computing checksums ...",
     "  trying the engine ...",
 ]
@@ -39,7 +39,7 @@ def test_a_log_gets_a_line_a_stage_and_no_bars(
     assert main(command) == 0
     shown = capsys.readouterr()
     assert shown.err.splitlines() == STAGES
-    assert "whisper-mine, fp32, " in shown.out
+    assert "whisper-mine, int8, " in shown.out
 
 
 def test_a_terminal_gets_a_bar_for_each_stage_whose_length_is_known(

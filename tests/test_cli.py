@@ -38,7 +38,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     built = run("build", checkpoint, "--tokenizer", tokenizer, "--output", folder / "engine",
                 "--threshold", "min_avg_logprob=-20", "--name", "tiny-test")  # fmt: skip
     assert built.returncode == 0, built.stderr
-    assert "tiny-test, fp32" in built.stdout
+    assert "tiny-test, int8" in built.stdout
     assert "trying the engine" in built.stderr
     return folder / "engine"
 

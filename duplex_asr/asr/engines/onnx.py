@@ -171,8 +171,8 @@ def _check_graphs(folder: Path, dimensions: ModelDimensions, encoder: Any, decod
     fused = decoder.get_modelmeta().custom_metadata_map.get("fused_operators", "")
     if "MatMulNBits" in fused and not has_block_products(onnxruntime.__version__):
         raise EngineError(
-            f"{folder} was built on a machine whose processor or onnxruntime can do more: here it "
-            f"would be many times slower, with onnxruntime {onnxruntime.__version__}; build it here "
+            f"{folder} was built on a machine whose processor or onnxruntime can do more: with "
+            f"onnxruntime {onnxruntime.__version__} it would be many times slower; build it here "
             "with `duplex-asr build --precision int8`"
         )
     heads = dimensions.n_text_head
