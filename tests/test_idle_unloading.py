@@ -193,10 +193,10 @@ def test_another_model_in_the_folder_is_told_when_it_is_loaded(tmp_path: Path) -
         load = room.speech.load
         async with room.listening() as listener:
             await room.until("loaded", "unloaded")
-            other = replace(load().info, model="other.en", languages=("de",))
+            other = replace(load().info, model="other.en")
             room.speech.load = lambda: replace(load(), info=other)  # type: ignore[method-assign]
             room.source.say(3)
-            assert (await listener.until("transcript"))["language"] == "de"
+            await listener.until("transcript")
             assert room.daemon.status()["engine"]["name"] == "other.en"
             client = await Client.open(room)
             client.send("describe")
