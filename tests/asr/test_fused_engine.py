@@ -10,6 +10,7 @@ import pytest
 
 from duplex_asr.asr.checkpoint import read_checkpoint
 from duplex_asr.asr.engines import load_engine
+from duplex_asr.asr.engines.embedding import EmbeddingRows
 from duplex_asr.asr.engines.onnx import OnnxEngine
 from duplex_asr.asr.export import build
 from duplex_asr.asr.export.graph import Graph, WeightsFile
@@ -151,10 +152,10 @@ def test_an_engine_of_an_older_version_is_named_as_that(
     folder = tmp_path / "engine"
     shutil.copytree(small_engine_dir, folder)
     decoder = onnx.load(str(folder / "decoder.onnx"), load_external_data=False)
-    (wanted,) = (each for each in decoder.graph.input if each.name == "wanted")
-    wanted.name = "last"
+    (embedded,) = (each for each in decoder.graph.input if each.name == "embedded")
+    embedded.name = "tokens"
     for node in decoder.graph.node:
-        node.input[:] = ["last" if name == "wanted" else name for name in node.input]
+        node.input[:] = ["tokens" if name == "embedded" else name for name in node.input]
     onnx.save_model(decoder, str(folder / "decoder.onnx"))
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"] |= describe_files(folder, ["decoder.onnx"])
@@ -162,3 +163,22 @@ def test_an_engine_of_an_older_version_is_named_as_that(
     assert read_manifest(folder).backend == "onnx"
     with pytest.raises(EngineError, match="older version.*duplex-asr build"):
         load_engine(folder)
+
+
+def test_a_token_that_there_is_not_is_refused(small_engine: OnnxEngine, mel: np.ndarray) -> None:
+    encoded = small_engine.encode(mel)
+    for token in (-1, small_engine.dimensions.n_vocab):
+        with pytest.raises(IndexError, match=f"token {token} of"):
+            small_engine.logits(encoded, [token])
+
+
+def test_rows_beyond_the_end_of_a_file_are_refused_when_it_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_bytes(b"\0" * 64)
+    place = '{"file": "weights.bin", "offset": 32, "dtype": "float16"}'
+    rows = EmbeddingRows(tmp_path, place, 4, 4)
+    assert rows.of([0, 3]).shape == (2, 4)
+    rows.close()
+    with pytest.raises(EngineError, match="weights.bin is too short: build the engine again"):
+        EmbeddingRows(tmp_path, place, 5, 4)
+    with pytest.raises(EngineError, match="cannot be read.*No such file"):
+        EmbeddingRows(tmp_path / "nowhere", place, 4, 4)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from duplex_asr.asr.engine import EncodedAudio, ModelDimensions
+from duplex_asr.asr.engines.embedding import EmbeddingRows
 from duplex_asr.asr.engines.stepwise import StepwiseEngine
 from duplex_asr.asr.manifest import TOKENIZER_NAME, Manifest
 from duplex_asr.asr.mel import N_FRAMES
@@ -41,13 +42,18 @@ class OnnxSequence:
     """The tokens of one decoding: the graph returns the grown keys and values with each step."""
 
     def __init__(
-        self, decoder: Any, dimensions: ModelDimensions, encoded: OnnxEncodedAudio
+        self,
+        decoder: Any,
+        embedding: EmbeddingRows,
+        dimensions: ModelDimensions,
+        encoded: OnnxEncodedAudio,
     ) -> None:
         import onnxruntime
 
         assert encoded.cross_kv, "audio was released"
         self._new_value = onnxruntime.OrtValue.ortvalue_from_numpy
         self._decoder = decoder
+        self._embedding = embedding
         self._encoded = encoded
         self._names = [
             f"self_{part}_{index}"
@@ -69,7 +75,7 @@ class OnnxSequence:
     def _run(self, tokens: Sequence[int], wanted: Sequence[int]) -> npt.NDArray[np.float32]:
         """Append tokens and return the logits after those of the indices that are wanted."""
         feeds = {
-            "tokens": self._new_value(np.asarray(tokens, np.int64)),
+            "embedded": self._new_value(self._embedding.of(tokens)),
             "wanted": self._new_value(np.asarray(wanted, np.int64)),
             **dict(zip(self._names, self._values, strict=True)),
             **self._encoded.cross_kv,
@@ -94,7 +100,12 @@ class OnnxEngine(StepwiseEngine):
     backend = "onnx"
 
     def __init__(
-        self, manifest: Manifest, tokenizer: Tokenizer, encoder: Any, decoder: Any
+        self,
+        manifest: Manifest,
+        tokenizer: Tokenizer,
+        encoder: Any,
+        decoder: Any,
+        embedding: EmbeddingRows,
     ) -> None:
         self.name = manifest.name
         self.dimensions = manifest.dimensions
@@ -102,6 +113,7 @@ class OnnxEngine(StepwiseEngine):
         self.thresholds = dict(manifest.decoding)
         self._encoder = encoder
         self._decoder = decoder
+        self._embedding = embedding
         layers = range(self.dimensions.n_text_layer)
         self._cross_names = [
             f"cross_{part}_{index}" for index in layers for part in ("key", "value")
@@ -116,7 +128,9 @@ class OnnxEngine(StepwiseEngine):
         encoder = _make_session(folder / ENCODER_NAME, threads)
         decoder = _make_session(folder / DECODER_NAME, threads, spins=True)
         _check_graphs(folder, dimensions, encoder, decoder)
-        return cls(manifest, tokenizer, encoder, decoder)
+        place = decoder.get_modelmeta().custom_metadata_map["embedding"]
+        embedding = EmbeddingRows(folder, place, dimensions.n_vocab, dimensions.n_text_state)
+        return cls(manifest, tokenizer, encoder, decoder, embedding)
 
     def encode(
         self, mel: npt.NDArray[np.float32], cancellation: Cancellation | None = None
@@ -139,10 +153,11 @@ class OnnxEngine(StepwiseEngine):
 
     def new_sequence(self, encoded: EncodedAudio) -> OnnxSequence:
         assert isinstance(encoded, OnnxEncodedAudio)
-        return OnnxSequence(self._decoder, self.dimensions, encoded)
+        return OnnxSequence(self._decoder, self._embedding, self.dimensions, encoded)
 
     def close(self) -> None:
         self._encoder = self._decoder = None
+        self._embedding.close()
 
 
 def _run(
@@ -184,7 +199,7 @@ def _check_graphs(folder: Path, dimensions: ModelDimensions, encoder: Any, decod
     found = {each.name: each.shape for each in (*encoder.get_inputs(), *encoder.get_outputs())}
     found.pop("audio_features", None)
     taken = {each.name: each.shape for each in decoder.get_inputs()}
-    if "wanted" not in taken:
+    if "embedded" not in taken:
         raise EngineError(
             f"{folder} was built by an older version of this program: build it again with "
             "`duplex-asr build`"

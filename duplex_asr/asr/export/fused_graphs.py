@@ -7,13 +7,16 @@ a layer with base.en, to memory: twice as fast in the encoder as three operators
 
 from __future__ import annotations
 
+import json
+
 from onnx import TensorProto
 
 from duplex_asr.asr.checkpoint import Checkpoint
-from duplex_asr.asr.export.graph import Graph
+from duplex_asr.asr.export.graph import EMBEDDING, Graph
 from duplex_asr.asr.export.whisper_graphs import FLOAT, AttentionLayers, FloatWeights, convolve
 
 INT64 = TensorProto.INT64
+_EMBEDDING = "decoder.token_embedding.weight"
 
 
 def build_fused_encoder(graph: Graph, checkpoint: Checkpoint, weights: FloatWeights) -> None:
@@ -45,20 +48,21 @@ def build_fused_encoder(graph: Graph, checkpoint: Checkpoint, weights: FloatWeig
 
 
 def build_fused_decoder(graph: Graph, checkpoint: Checkpoint, weights: FloatWeights) -> None:
-    """tokens (n,), wanted (m,), the self-attention KV of `past` positions and the cross-attention
-    KV -> logits (m, n_vocab) and the self-attention KV of `past + n` positions.
+    """embedded (n, width), wanted (m,), the self-attention KV of `past` positions and the
+    cross-attention KV -> logits (m, n_vocab) and the self-attention KV of `past + n` positions.
 
+    embedded: the tokens' rows of the embedding, which the caller reads from the folder: mapped by
+    onnxruntime, all of them would soon count as resident.
     wanted: indices of tokens whose logits are asked for; of a long prompt that is hardly any.
     """
     dims = checkpoint.dimensions
     layers = AttentionLayers(graph, weights, dims.n_text_state, dims.n_text_head)
     heads, head_size = layers.num_heads, layers.head_size
-    tokens = graph.input("tokens", INT64, ["n"])
+    x = graph.input("embedded", FLOAT, ["n", dims.n_text_state])
     wanted = graph.input("wanted", INT64, ["m"])
     past = [_self_attention_inputs(graph, index, heads, head_size)
             for index in range(dims.n_text_layer)]  # fmt: skip
-    x = weights.embedding(graph, "decoder.token_embedding.weight", tokens)
-    x = graph.node("Add", x, _positions(graph, weights, tokens, past[0][0]))
+    x = graph.node("Add", x, _positions(graph, weights, x, past[0][0]))
 
     for index in range(dims.n_text_layer):
         layer = f"decoder.blocks.{index}"
@@ -85,8 +89,11 @@ def build_fused_decoder(graph: Graph, checkpoint: Checkpoint, weights: FloatWeig
         x = graph.node("Add", x, layers.mlp(x, layer))
 
     x = layers.norm(graph.node("Gather", x, wanted), "decoder.ln")
-    logits = weights.linear(graph, x, "decoder.token_embedding.weight", None)
+    logits = weights.linear(graph, x, _EMBEDDING, None)
     graph.output("logits", logits, FLOAT, ["m", dims.n_vocab])
+    file, offset, dtype = weights.place_of_rows(graph, _EMBEDDING)
+    place = {"file": file, "offset": offset, "dtype": dtype}
+    graph.properties[EMBEDDING] = json.dumps(place)
 
 
 def _self_attention_inputs(graph: Graph, index: int, heads: int, head_size: int) -> tuple[str, str]:
@@ -97,10 +104,10 @@ def _self_attention_inputs(graph: Graph, index: int, heads: int, head_size: int)
     )
 
 
-def _positions(graph: Graph, weights: FloatWeights, tokens: str, past_key: str) -> str:
+def _positions(graph: Graph, weights: FloatWeights, embedded: str, past_key: str) -> str:
     """What the decoder's table of positions holds for each token, shape = (n, width)."""
     num_past = graph.node("Shape", past_key, start=2, end=3)
-    num_total = graph.node("Add", num_past, graph.node("Shape", tokens))
+    num_total = graph.node("Add", num_past, graph.node("Shape", embedded, end=1))
     table = weights.tensor(graph, "decoder.positional_embedding")
     return graph.node("Slice", table, num_past, num_total)
 

@@ -1,8 +1,7 @@
 """Matrix products for onnxruntime's own operators: in the checkpoint's precision, 8 or 4 bits.
 
-Each class gives `linear` and `embedding` another form; everything else is stored as FloatWeights
-does. All of them are weight-only as to files; the products in 8 bits also quantise what goes in, as
-it comes.
+Each class gives `linear` another form; everything else is stored as FloatWeights does. Products in
+8 bits also quantise what goes in, as it comes.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import numpy.typing as npt
 from duplex_asr.asr.checkpoint import Checkpoint
 from duplex_asr.asr.export.graph import Graph
 from duplex_asr.asr.export.quantisation import quantise_blocks, quantise_rows
-from duplex_asr.asr.export.whisper_graphs import FLOAT, PARTS, FloatWeights
+from duplex_asr.asr.export.whisper_graphs import PARTS, FloatWeights
 
 Matrix = npt.NDArray[np.float32]
 
@@ -75,22 +74,13 @@ class DecoderInt8Weights(FloatWeights):
         product = graph.fused("MatMulIntegerToFloat", x_uint8, columns, step, scale, zero)
         return graph.node("Mul", product, largest)
 
-    def embedding(self, graph: Graph, name: str, tokens: str) -> str:
-        # Rows of their own: those of the projection lie column by column. They are read where they
-        # are needed and take no memory.
-        rows, scale = quantise_rows(self._checkpoint.weight(name))
-        values = graph.node("Gather", graph.weight(f"{name}.rows", rows), tokens)
-        scales = graph.node("Gather", graph.weight(f"{name}.scale", scale), tokens)
-        values = graph.node("Cast", values, to=FLOAT)
-        return graph.node("Mul", values, graph.node("Unsqueeze", scales, graph.constant([1])))
-
 
 class DecoderBlockWeights(FloatWeights):
     """Weights in 8 or 4 bits with a scale for some columns of a row, activations in 8 bits alike.
 
     One operator a product, which is faster where one token goes through at a time; what it gives
     does not depend on other tokens either. Needs processor.has_block_products. The vocabulary has
-    8 bits in any case, since small differences decide there, and is stored once for both its uses.
+    8 bits in any case, since small differences decide there.
     """
 
     def __init__(self, checkpoint: Checkpoint, bits: int) -> None:
@@ -105,21 +95,6 @@ class DecoderBlockWeights(FloatWeights):
     def query_key_value(self, graph: Graph, x: str, name: str) -> list[str]:
         weight, bias = _joined(graph, self._checkpoint, name)
         return _split(graph, self._product(graph, x, f"{name}.all", weight, self._bits, bias))
-
-    def embedding(self, graph: Graph, name: str, tokens: str) -> str:
-        weight = self._checkpoint.weight(name)
-        values, scale, columns = _stored_blocks(graph, name, weight, 8)
-        # Another name for the same bytes: onnxruntime packs what a product takes and then lets go
-        # of it, while of these only the rows that are asked for are ever read.
-        rows = graph.node("Gather", graph.stored_again(values, f"{name}.rows"), tokens)
-        rows = graph.node("Cast", rows, to=FLOAT)
-        rows = graph.node("Sub", rows, graph.constant(_ZERO, np.float32))
-        num_blocks = -(-weight.shape[1] // columns)
-        scales = graph.node("Reshape", scale, graph.constant([-1, num_blocks, 1]))
-        rows = graph.node("Mul", rows, graph.node("Gather", scales, tokens))
-        rows = graph.node("Reshape", rows, graph.constant([-1, num_blocks * columns]))
-        ends = (graph.constant([each]) for each in (0, weight.shape[1], 1))
-        return graph.node("Slice", rows, *ends)  # a last block may not be full
 
     def _product(
         self, graph: Graph, x: str, name: str, weight: Matrix, bits: int, bias: str | None

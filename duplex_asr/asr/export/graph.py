@@ -16,7 +16,10 @@ from onnx import ModelProto, StringStringEntryProto, TensorProto, helper, numpy_
 
 OPSET = 20  # the first with Gelu; onnxruntime 1.19 and TensorRT 10 know it
 IR_VERSION = 9  # what onnxruntime 1.19 reads; newer onnx packages would write a later one
-FUSED_OPERATORS = "fused_operators"  # a model's own property: which of onnxruntime's it needs
+# Properties that a model carries: which of onnxruntime's operators it needs, and where in the
+# folder the rows of its embedding are, which its caller reads.
+FUSED_OPERATORS = "fused_operators"
+EMBEDDING = "embedding"
 _FUSED_DOMAIN = "com.microsoft"  # onnxruntime's own operators, in their first and only version
 _INLINE_BYTES = 1024  # smaller tensors stay in the graph file
 _ALIGNMENT = 64
@@ -51,6 +54,7 @@ class Graph:
         self._inputs: list[Any] = []
         self._outputs: list[Any] = []
         self._fused: set[str] = set()
+        self.properties: dict[str, str] = {}
 
     def input(self, name: str, dtype: int, shape: Sequence[int | str]) -> str:
         self._inputs.append(helper.make_tensor_value_info(name, dtype, shape))
@@ -101,13 +105,9 @@ class Graph:
         return self.stored_weight(name, dtype, values.shape, self._weights.name, offset,
                                   values.nbytes)  # fmt: skip
 
-    def stored_again(self, name: str, other_name: str) -> str:
-        """The same bytes of the weights file under another name."""
-        tensor = TensorProto()
-        tensor.CopyFrom(self._initializers[name])
-        tensor.name = other_name
-        self._initializers[other_name] = tensor
-        return other_name
+    def append(self, values: npt.NDArray[Any]) -> tuple[str, int]:
+        """Put values into the weights file that no node reads; returns its name and their place."""
+        return self._weights.name, self._weights.append(values)
 
     def stored_weight(
         self, name: str, dtype: int, shape: Sequence[int], file: str, offset: int, num_bytes: int
@@ -130,5 +130,6 @@ class Graph:
         model = helper.make_model(
             graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="duplex-asr"
         )
-        helper.set_model_props(model, {FUSED_OPERATORS: " ".join(sorted(self._fused))})
+        fused = {FUSED_OPERATORS: " ".join(sorted(self._fused))}
+        helper.set_model_props(model, fused | self.properties)
         return model

@@ -61,10 +61,13 @@ class FloatWeights:
             self.linear(graph, x, f"{name}.value.weight", f"{name}.value.bias"),
         ]
 
-    def embedding(self, graph: Graph, name: str, tokens: str) -> str:
-        """Rows of an embedding, shape = (n, width)."""
-        rows = graph.node("Gather", self.stored(graph, name), tokens)
-        return graph.node("Cast", rows, to=FLOAT)
+    def place_of_rows(self, graph: Graph, name: str) -> tuple[str, int, str]:
+        """File, offset and type of a matrix as it is stored: float16 or float32."""
+        tensor = self._checkpoint.tensors[name]
+        if self._checkpoint_file and tensor.offset is not None and tensor.dtype in _TENSOR_TYPES:
+            return self._checkpoint_file, tensor.offset, tensor.dtype
+        values: Any = tensor.to_float32() if tensor.dtype == "bfloat16" else tensor.values
+        return *graph.append(values), str(values.dtype)
 
 
 class AttentionLayers:
