@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from duplex_asr.errors import ConfigError
+from duplex_asr.progress_bar import new_bar
 
 
 def build(options: argparse.Namespace) -> int:
@@ -56,19 +56,13 @@ class _Progress:
     """A line on stderr for each stage and, on a terminal, a bar below it."""
 
     def __init__(self) -> None:
-        from tqdm import tqdm
-
-        tqdm.monitor_interval = 0  # no thread of its own
-        self._new_bar = functools.partial(
-            tqdm, unit="B", unit_scale=True, disable=None, leave=False, file=sys.stderr
-        )
         self._bar: Any = None
 
     def __call__(self, stage: str, num_bytes: int = 0) -> None:
         self.close()
         print(f"  {stage} ...", file=sys.stderr, flush=True)
         if num_bytes:
-            self._bar = self._new_bar(total=num_bytes)
+            self._bar = new_bar(total=num_bytes, unit="B", unit_scale=True)
 
     def advance(self, num_bytes: int) -> None:
         if self._bar is not None:

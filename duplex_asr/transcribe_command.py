@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from duplex_asr.errors import AudioError
+from duplex_asr.progress_bar import new_bar
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -69,11 +70,8 @@ class _Progress:
     """Lines on stdout and, where stderr is a terminal, a bar below them of the recording's time."""
 
     def __init__(self, path: Path) -> None:
-        from tqdm import tqdm
-
-        tqdm.monitor_interval = 0  # no thread of its own
-        self._bar = tqdm(
-            desc=path.name, unit="s", disable=None, leave=False, file=sys.stderr,
+        self._bar = new_bar(
+            desc=path.name, unit="s",
             bar_format="{desc} |{bar}| {n_fmt} of {total_fmt} s, {remaining} more",
         )  # fmt: skip
 

@@ -92,12 +92,7 @@ HOMES = {
     "jiwer": "evaluation/scoring.py",
     "whisper_normalizer": "evaluation/scoring.py",
     "jinja2": ("evaluation/html_report.py", "evaluation/scoring.py"),
-    "tqdm": (
-        "build_command.py",
-        "evaluation/command.py",
-        "evaluation/scoring.py",
-        "transcribe_command.py",
-    ),
+    "tqdm": "progress_bar.py",
     "pycuda": "gpu.py",
     "tensorrt": "tensorrt_session.py",
     "tensorrt_llm": "asr/engines/trtllm",

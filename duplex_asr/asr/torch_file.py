@@ -166,6 +166,8 @@ class _TensorUnpickler(pickle.Unpickler):
         self._names = names
         self._prefix = prefix
         self._storages: dict[str, _Storage] = {}
+        # Mapped once: each mapping holds a file descriptor, and large-v3 has 1259 tensors.
+        self._content: npt.NDArray[np.uint8] = np.asarray(np.memmap(path, np.uint8, "r"))
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
@@ -204,8 +206,10 @@ class _TensorUnpickler(pickle.Unpickler):
             file.seek(info.header_offset)
             name_bytes, extra_bytes = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER_BYTES))
         offset = info.header_offset + _LOCAL_HEADER_BYTES + name_bytes + extra_bytes
-        values = np.memmap(self._path, numpy_dtype, "r", offset, (num_values,))
-        return _Storage(values, dtype, offset)
+        data = self._content[offset : offset + num_bytes]
+        if len(data) < num_bytes:
+            raise CheckpointError(f"{self._path} is damaged: storage {key} ends beyond the file")
+        return _Storage(data.view(numpy_dtype), dtype, offset)
 
     def _rebuild_tensor(
         self, storage: _Storage, first: int, shape: tuple[int, ...], strides: tuple[int, ...],

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from duplex_asr.errors import AudioError, ConfigError
+from duplex_asr.progress_bar import new_bar
 
 if TYPE_CHECKING:
     from duplex_asr.config import Config
@@ -213,12 +214,9 @@ def _open_datasets(options: argparse.Namespace) -> list[Dataset]:
 @contextlib.contextmanager
 def _progress(datasets: Sequence[Dataset], engine: str) -> Iterator[Iterable[int]]:
     """One line, and on a terminal a bar, to be advanced by one a recording."""
-    from tqdm import tqdm
-
-    tqdm.monitor_interval = 0  # no thread of its own
     num = sum(len(each.recordings) for each in datasets)
     print(f"hearing {num} recordings with {engine}", file=sys.stderr, flush=True)
-    with tqdm(range(num), unit=" recordings", disable=None, leave=False) as bar:
+    with new_bar(range(num), unit=" recordings") as bar:
         yield bar
 
 

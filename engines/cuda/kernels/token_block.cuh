@@ -18,13 +18,12 @@ static_assert(kMaxParts * 66 <= kMaxHidden);
 constexpr int kMaxItems = 32;                       // of one block
 constexpr int kPerThread = (kMaxTokenWidth + kTokenThreads - 1) / kTokenThreads;
 
-// How far ahead of the arithmetic to ask for weights (pieces of a row) and for sums (words). An H100
-// needs 32 KB a multiprocessor on the way to be busy, an Orin 8, and sm_87's code has no registers
-// to spare.
+// How far ahead of the arithmetic to ask for weights, in pieces of a row. An H100 needs 32 KB a
+// multiprocessor on the way to be busy, an Orin 8, and sm_87's code has no registers to spare.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-constexpr int kFarAhead = 1, kAskFor = 0;
+constexpr int kFarAhead = 1;
 #else
-constexpr int kFarAhead = 2, kAskFor = kPerThread;
+constexpr int kFarAhead = 2;
 #endif
 
 // What one block does for one head: its rows of the head's queries, keys and values, of the output
@@ -105,14 +104,6 @@ __device__ inline void normalise(TokenShared &s, int width, int log_columns, con
             add[i] = sums != nullptr ? __ldg(sums_bias + at) : 0.0f;
         }
     }
-    uint64_t words[kPerThread];
-#pragma unroll
-    for (int i = 0; i < kAskFor; i++) {
-        const int at = threadIdx.x + i * kTokenThreads;
-        if (i * kTokenThreads < width && at < width && sums != nullptr) {
-            words[i] = load_shared_word(sums + sum_at(at));
-        }
-    }
 #pragma unroll
     for (int i = 0; i < kPerThread; i++) {
         const int at = threadIdx.x + i * kTokenThreads;
@@ -120,7 +111,7 @@ __device__ inline void normalise(TokenShared &s, int width, int log_columns, con
         if (i * kTokenThreads < width && at < width) {
             values[i] = s.x[at] + add[i];
             if (sums != nullptr) {
-                values[i] += await_counted(sums + sum_at(at), num_additions, i < kAskFor ? words[i] : 0);
+                values[i] += await_counted(sums + sum_at(at), num_additions);
                 s.x[at] = values[i];
             }
         }

@@ -50,11 +50,11 @@ __device__ inline void add_counted(uint64_t *sum, float value) {
     asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" ::"l"(sum), "l"((fixed << 8) + 1)
                  : "memory");
 }
-// `word` is what was read before.
-__device__ inline float await_counted(const uint64_t *sum, uint32_t num_additions, uint64_t word) {
-    while ((word & 255) != num_additions) {
+__device__ inline float await_counted(const uint64_t *sum, uint32_t num_additions) {
+    uint64_t word;
+    do {
         word = load_shared_word(sum);
-    }
+    } while ((word & 255) != num_additions);
     return __ll2float_rn(static_cast<int64_t>(word) >> 8) * (1.0f / kFixedOne);
 }
 
