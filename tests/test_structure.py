@@ -92,7 +92,7 @@ HOMES = {
     "jiwer": "evaluation/scoring.py",
     "whisper_normalizer": "evaluation/scoring.py",
     "jinja2": ("evaluation/html_report.py", "evaluation/scoring.py"),
-    "tqdm": "progress_bar.py",
+    "tqdm": ("progress_bar.py", "evaluation/scoring.py"),
     "pycuda": "gpu.py",
     "tensorrt": "tensorrt_session.py",
     "tensorrt_llm": "asr/engines/trtllm",
