@@ -105,9 +105,13 @@ class Graph:
         return self.stored_weight(name, dtype, values.shape, self._weights.name, offset,
                                   values.nbytes)  # fmt: skip
 
-    def append(self, values: npt.NDArray[Any]) -> tuple[str, int]:
-        """Put values into the weights file that no node reads; returns its name and their place."""
-        return self._weights.name, self._weights.append(values)
+    def place_of(self, name: str, values: npt.NDArray[Any]) -> tuple[str, int]:
+        """File and offset of a tensor, put there now if no node has asked for it."""
+        tensor = self._initializers.get(name)
+        if tensor is None or tensor.data_location != TensorProto.EXTERNAL:
+            return self._weights.name, self._weights.append(values)
+        place = {each.key: each.value for each in tensor.external_data}
+        return place["location"], int(place["offset"])
 
     def stored_weight(
         self, name: str, dtype: int, shape: Sequence[int], file: str, offset: int, num_bytes: int

@@ -67,7 +67,7 @@ class FloatWeights:
         if self._checkpoint_file and tensor.offset is not None and tensor.dtype in _TENSOR_TYPES:
             return self._checkpoint_file, tensor.offset, tensor.dtype
         values: Any = tensor.to_float32() if tensor.dtype == "bfloat16" else tensor.values
-        return *graph.append(values), str(values.dtype)
+        return *graph.place_of(name, values), str(values.dtype)
 
 
 class AttentionLayers:
