@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from duplex_asr.asr.engine import ModelDimensions
+from duplex_asr.asr.hugging_face import hugging_face_name
 from duplex_asr.asr.tokenizer import Tokenizer
 
 
@@ -64,30 +65,13 @@ def transformers_model(job: Job) -> Any:
     )  # fmt: skip
     model = WhisperForConditionalGeneration(config)
     state = {
-        _transformers_name(name): torch.from_numpy(values).float()
+        f"model.{hugging_face_name(name)}": torch.from_numpy(values).float()
         for name, values in job.tensors.items()
     }
     state["proj_out.weight"] = state["model.decoder.embed_tokens.weight"]
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not missing and not unexpected, (missing, unexpected)
     return model.eval()
-
-
-_TRANSFORMERS_NAMES = (
-    (".blocks.", ".layers."), (".cross_attn_ln.", ".encoder_attn_layer_norm."),
-    (".attn_ln.", ".self_attn_layer_norm."), (".mlp_ln.", ".final_layer_norm."),
-    (".cross_attn.", ".encoder_attn."), (".attn.", ".self_attn."), (".query.", ".q_proj."),
-    (".key.", ".k_proj."), (".value.", ".v_proj."), (".out.", ".out_proj."),
-    (".mlp.0.", ".fc1."), (".mlp.2.", ".fc2."), ("encoder.ln_post.", "encoder.layer_norm."),
-    ("decoder.ln.", "decoder.layer_norm."), ("token_embedding.", "embed_tokens."),
-    (".positional_embedding", ".embed_positions.weight"),
-)  # fmt: skip
-
-
-def _transformers_name(name: str) -> str:
-    for ours, theirs in _TRANSFORMERS_NAMES:
-        name = name.replace(ours, theirs)
-    return f"model.{name}"
 
 
 def transformers_generation_config(job: Job) -> Any:

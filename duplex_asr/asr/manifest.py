@@ -17,6 +17,10 @@ MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.tiktoken"
 Advance = Callable[[int], None]
 ENGINE_PARTS = ("encoder", "decoder")
+# Properties that an ONNX graph carries: which of onnxruntime's own operators it needs, and where in
+# the folder the rows of its embedding are, which its caller reads.
+FUSED_OPERATORS = "fused_operators"
+EMBEDDING = "embedding"
 
 
 @dataclass(frozen=True)

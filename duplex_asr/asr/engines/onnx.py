@@ -14,7 +14,7 @@ import numpy.typing as npt
 from duplex_asr.asr.engine import EncodedAudio, ModelDimensions
 from duplex_asr.asr.engines.embedding import EmbeddingRows
 from duplex_asr.asr.engines.stepwise import StepwiseEngine
-from duplex_asr.asr.manifest import TOKENIZER_NAME, Manifest
+from duplex_asr.asr.manifest import EMBEDDING, FUSED_OPERATORS, TOKENIZER_NAME, Manifest
 from duplex_asr.asr.mel import N_FRAMES
 from duplex_asr.asr.processor import has_block_products, has_exact_int8_products
 from duplex_asr.asr.tokenizer import Tokenizer, read_ranks
@@ -67,12 +67,13 @@ class OnnxSequence:
         self._num_tokens = 0
 
     def advance(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
-        return self._run(tokens, range(len(tokens)))
+        return self._forward(tokens, range(len(tokens)))
 
     def append(self, tokens: Sequence[int]) -> None:
-        self._run(tokens, (0,))  # one at least: onnxruntime does not multiply no rows everywhere
+        # One at least: onnxruntime does not multiply no rows everywhere.
+        self._forward(tokens, (0,))
 
-    def _run(self, tokens: Sequence[int], wanted: Sequence[int]) -> npt.NDArray[np.float32]:
+    def _forward(self, tokens: Sequence[int], wanted: Sequence[int]) -> npt.NDArray[np.float32]:
         """Append tokens and return the logits after those of the indices that are wanted."""
         feeds = {
             "embedded": self._new_value(self._embedding.of(tokens)),
@@ -128,7 +129,7 @@ class OnnxEngine(StepwiseEngine):
         encoder = _make_session(folder / ENCODER_NAME, threads)
         decoder = _make_session(folder / DECODER_NAME, threads, spins=True)
         _check_graphs(folder, dimensions, encoder, decoder)
-        place = decoder.get_modelmeta().custom_metadata_map["embedding"]
+        place = decoder.get_modelmeta().custom_metadata_map[EMBEDDING]
         embedding = EmbeddingRows(folder, place, dimensions.n_vocab, dimensions.n_text_state)
         return cls(manifest, tokenizer, encoder, decoder, embedding)
 
@@ -183,7 +184,7 @@ def _check_graphs(folder: Path, dimensions: ModelDimensions, encoder: Any, decod
     suit this processor."""
     import onnxruntime
 
-    fused = decoder.get_modelmeta().custom_metadata_map.get("fused_operators", "")
+    fused = decoder.get_modelmeta().custom_metadata_map.get(FUSED_OPERATORS, "")
     if "MatMulNBits" in fused and not has_block_products(onnxruntime.__version__):
         raise EngineError(
             f"{folder} was built on a machine whose processor or onnxruntime can do more: with "

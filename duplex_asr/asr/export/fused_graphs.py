@@ -12,8 +12,15 @@ import json
 from onnx import TensorProto
 
 from duplex_asr.asr.checkpoint import Checkpoint
-from duplex_asr.asr.export.graph import EMBEDDING, Graph
-from duplex_asr.asr.export.whisper_graphs import FLOAT, AttentionLayers, FloatWeights, convolve
+from duplex_asr.asr.export.graph import Graph
+from duplex_asr.asr.export.whisper_graphs import (
+    FLOAT,
+    AttentionLayers,
+    FloatWeights,
+    convolve,
+    output_cross_kv,
+)
+from duplex_asr.asr.manifest import EMBEDDING
 
 INT64 = TensorProto.INT64
 _EMBEDDING = "decoder.token_embedding.weight"
@@ -34,17 +41,7 @@ def build_fused_encoder(graph: Graph, checkpoint: Checkpoint, weights: FloatWeig
         x = graph.node("Add", x, layers.mlp(x, layer))
     features = layers.norm(x, "encoder.ln_post")
     graph.output("audio_features", features, FLOAT, [dims.n_audio_ctx, dims.n_audio_state])
-
-    cross = AttentionLayers(graph, weights, dims.n_text_state, dims.n_text_head)
-    key_shape = [dims.n_text_head, cross.head_size, dims.n_audio_ctx]
-    value_shape = [dims.n_text_head, dims.n_audio_ctx, cross.head_size]
-    for index in range(dims.n_text_layer):
-        name = f"decoder.blocks.{index}.cross_attn"
-        key = cross.linear(features, f"{name}.key", has_bias=False)
-        key = graph.node("Transpose", key, perm=[1, 0])  # heads lie one after the other in a row
-        key = graph.node("Reshape", key, graph.constant(key_shape))
-        graph.output(f"cross_key_{index}", key, FLOAT, key_shape)
-        graph.output(f"cross_value_{index}", cross.value(features, name), FLOAT, value_shape)
+    output_cross_kv(graph, checkpoint, weights, features)
 
 
 def build_fused_decoder(graph: Graph, checkpoint: Checkpoint, weights: FloatWeights) -> None:

@@ -14,12 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, StringStringEntryProto, TensorProto, helper, numpy_helper
 
+from duplex_asr.asr.manifest import FUSED_OPERATORS
+
 OPSET = 20  # the first with Gelu; onnxruntime 1.19 and TensorRT 10 know it
 IR_VERSION = 9  # what onnxruntime 1.19 reads; newer onnx packages would write a later one
-# Properties that a model carries: which of onnxruntime's operators it needs, and where in the
-# folder the rows of its embedding are, which its caller reads.
-FUSED_OPERATORS = "fused_operators"
-EMBEDDING = "embedding"
 _FUSED_DOMAIN = "com.microsoft"  # onnxruntime's own operators, in their first and only version
 _INLINE_BYTES = 1024  # smaller tensors stay in the graph file
 _ALIGNMENT = 64

@@ -40,8 +40,11 @@ class FloatWeights:
                 name, _TENSOR_TYPES[tensor.dtype], tensor.shape, self._checkpoint_file,
                 tensor.offset, tensor.values.nbytes,
             )  # fmt: skip
-        values: Any = tensor.to_float32() if tensor.dtype == "bfloat16" else tensor.values
-        return graph.weight(name, values)
+        return graph.weight(name, self._values(name))
+
+    def _values(self, name: str) -> Any:
+        tensor = self._checkpoint.tensors[name]
+        return tensor.to_float32() if tensor.dtype == "bfloat16" else tensor.values
 
     def tensor(self, graph: Graph, name: str) -> str:
         return graph.node("Cast", self.stored(graph, name), to=FLOAT)
@@ -63,10 +66,7 @@ class FloatWeights:
 
     def place_of_rows(self, graph: Graph, name: str) -> tuple[str, int, str]:
         """File, offset and type of a matrix as it is stored: float16 or float32."""
-        tensor = self._checkpoint.tensors[name]
-        if self._checkpoint_file and tensor.offset is not None and tensor.dtype in _TENSOR_TYPES:
-            return self._checkpoint_file, tensor.offset, tensor.dtype
-        values: Any = tensor.to_float32() if tensor.dtype == "bfloat16" else tensor.values
+        values = self._values(name)
         return *graph.place_of(name, values), str(values.dtype)
 
 
@@ -169,14 +169,28 @@ def build_encoder(
         shape = [dims.n_audio_ctx, dims.n_audio_state]
         graph.output("audio_features", features, FLOAT, shape)
 
-    cross = AttentionLayers(graph, weights, dims.n_text_state, dims.n_text_head)
+    output_cross_kv(graph, checkpoint, weights, features, kv_type)
+
+
+def output_cross_kv(
+    graph: Graph, checkpoint: Checkpoint, weights: FloatWeights, features: str, kv_type: int = FLOAT
+) -> None:
+    """What each decoder layer needs of the encoder's features (1500, width): cross_key_i (heads,
+    head_size, 1500) and cross_value_i (heads, 1500, head_size)."""
+    dims = checkpoint.dimensions
+    layers = AttentionLayers(graph, weights, dims.n_text_state, dims.n_text_head)
+    key_shape = [dims.n_text_head, layers.head_size, dims.n_audio_ctx]
+    value_shape = [dims.n_text_head, dims.n_audio_ctx, layers.head_size]
+
+    def output(name: str, value: str, shape: list[int]) -> None:
+        if kv_type != FLOAT:
+            value = graph.node("Cast", value, to=kv_type)
+        graph.output(name, value, kv_type, shape)
+
     for index in range(dims.n_text_layer):
         name = f"decoder.blocks.{index}.cross_attn"
-        key = graph.node("Transpose", cross.key(features, name), perm=[0, 2, 1])
-        value = cross.value(features, name)
-        if kv_type != FLOAT:
-            key, value = (graph.node("Cast", each, to=kv_type) for each in (key, value))
-        shape = [dims.n_text_head, cross.head_size, dims.n_audio_ctx]
-        graph.output(f"cross_key_{index}", key, kv_type, shape)
-        shape = [dims.n_text_head, dims.n_audio_ctx, cross.head_size]
-        graph.output(f"cross_value_{index}", value, kv_type, shape)
+        key = layers.linear(features, f"{name}.key", has_bias=False)
+        key = graph.node("Transpose", key, perm=[1, 0])  # heads lie one after the other in a row
+        key = graph.node("Reshape", key, graph.constant(key_shape))
+        output(f"cross_key_{index}", key, key_shape)
+        output(f"cross_value_{index}", layers.value(features, name), value_shape)
