@@ -83,6 +83,7 @@ typedef struct {
     const int32_t *suppress;
     int32_t num_suppress_first; /* tokens not chosen as the first, in addition */
     const int32_t *suppress_first;
+    int32_t only_portable; /* 1: nothing that an Orin's GPU does not have, for tests and comparisons */
 } dw_options;
 
 typedef struct dw_engine dw_engine;

@@ -72,6 +72,7 @@ class Options(Structure):
         ("suppress", POINTER(c_int32)),
         ("num_suppress_first", c_int32),
         ("suppress_first", POINTER(c_int32)),
+        ("only_portable", c_int32),
     ]
 
 

@@ -33,10 +33,12 @@ template <int kWarps, class At> __device__ inline KeyPair first_keys(int num_key
     return num_keys > 0 ? load_keys<kWarps>(threadIdx.x / 8, num_keys, at) : KeyPair{};
 }
 
-// query: 8 channels of this lane, times 1/8.
+__device__ inline Mixed nothing_mixed() { return {-1e30f, 0.0f, {}}; }
+
+// query: 8 channels of this lane, times 1/8. mixed: what was summed before.
 template <int kWarps, class At>
-__device__ inline Mixed attend_keys(const float (&query)[8], int num_keys, KeyPair pair, At at) {
-    Mixed mixed{-1e30f, 0.0f, {}};
+__device__ inline Mixed attend_keys(const float (&query)[8], int num_keys, KeyPair pair, At at,
+                                    Mixed mixed = nothing_mixed()) {
     const int first = threadIdx.x / 8; // which group of lanes this is in the block
 #pragma unroll 1
     for (int key0 = first; key0 - first < num_keys; key0 += kWarps * 8) {

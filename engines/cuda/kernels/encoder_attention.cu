@@ -129,7 +129,9 @@ __global__ void __launch_bounds__(kThreads, DW_BLOCKS_AT_ONCE)
                 sums[j][2 * half] *= shrink;
                 sums[j][2 * half + 1] *= shrink;
             }
-            const float shift = high * scale;
+            // Where a warp has seen no key yet, a score less `high` is only the error of rounding, and
+            // may be any power of two: with this it is none.
+            const float shift = fmaxf(high, -1e29f) * scale;
 #pragma unroll
             for (int j = 0; j < kKeys / 8; j++) {
 #pragma unroll

@@ -40,8 +40,8 @@ __device__ inline LogitPart warp_merge_logits(LogitPart part) {
 
 // This block's part of the vocabulary: four rows a warp at a time; all of it in warp 0.
 // s.normed holds the last layer norm in planes for kType. Bytes: 2 n_vocab width in fp16.
-template <dw_type kType>
-__device__ inline LogitPart make_logits(const TokenRun &r, TokenShared &s, int forbidden) {
+template <dw_type kType, class Shared>
+__device__ inline LogitPart make_logits(const TokenRun &r, Shared &s, int forbidden) {
     constexpr int kColumns = Packed<kType>::kColumns;
     const int pieces = r.width / kColumns, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const char *data = static_cast<const char *>(r.embedding.data);
@@ -160,6 +160,43 @@ __device__ inline LogitPart await_choice(const TokenRun &r, uint32_t tag) {
         merge_logits(part, other);
     }
     return warp_merge_logits(part);
+}
+
+// The end of a step, when the last layer norm is in s.normed: logits if they are wanted, and the token
+// that all blocks agree on. What they wrote before is there for all of them afterwards. Returns
+// whether the step's token is an answer; then it is s.token.
+template <dw_type kType, class Shared>
+__device__ inline bool end_step(const TokenRun &r, Shared &s, int step, int num_new, uint32_t tag) {
+    if (threadIdx.x == 0) {
+        fence(); // keys, values and the like go before this block's choice
+    }
+    const bool is_answer = step >= r.num_inputs - 1, is_wanted = is_answer || step == r.sot_index;
+    LogitPart part = empty_logits();
+    if (is_wanted) {
+        part = make_logits<kType>(r, s, r.is_first && step == r.num_inputs - 1 ? 3 : 1);
+    }
+    if (threadIdx.x == 0) {
+        send_choice(r, part, tag);
+    }
+    if (threadIdx.x < 32) {
+        const int chosen = await_token(r, tag);
+        if (threadIdx.x == 0) {
+            fence();
+            s.token = chosen;
+        }
+    } else if (threadIdx.x < 64 && blockIdx.x == 0 && is_wanted) {
+        const LogitPart all = await_choice(r, tag);
+        if (threadIdx.x == 32 && step == r.sot_index) {
+            r.answers->no_speech_prob = __expf(all.no_speech - all.high) / all.whole_sum;
+        }
+        if (threadIdx.x == 32 && is_answer) {
+            r.answers->tokens[num_new] = min(all.token, r.n_vocab - 1);
+            r.answers->logprobs[num_new] = -logf(all.allowed_sum);
+            r.answers->num = num_new + 1;
+        }
+    }
+    workers_sync();
+    return is_answer;
 }
 
 } // namespace dw

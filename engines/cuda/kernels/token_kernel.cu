@@ -192,35 +192,7 @@ __global__ void __launch_bounds__(kLaunchThreads, 1)
         clear_sums(r.sums + sum_at((step + 1) % 2 * num_sums), num_sums); // the step before used them
         run_layers<kType>(r, s, stage, num_items, r.position + step, sums, tag,
                           kLogColumns<kEmbedding>);
-        if (threadIdx.x == 0) {
-            fence(); // keys, values and cleared sums go before this block's choice
-        }
-        const bool is_answer = step >= r.num_inputs - 1;
-        LogitPart part = empty_logits();
-        if (is_answer || step == r.sot_index) {
-            part = make_logits<kEmbedding>(r, s, r.is_first && step == r.num_inputs - 1 ? 3 : 1);
-        }
-        if (threadIdx.x == 0) {
-            send_choice(r, part, tag);
-        }
-        if (threadIdx.x < 32) {
-            const int chosen = await_token(r, tag);
-            if (threadIdx.x == 0) {
-                fence();
-                s.token = chosen;
-            }
-        } else if (threadIdx.x < 64 && blockIdx.x == 0 && (is_answer || step == r.sot_index)) {
-            const LogitPart all = await_choice(r, tag);
-            if (threadIdx.x == 32 && step == r.sot_index) {
-                r.answers->no_speech_prob = __expf(all.no_speech - all.high) / all.whole_sum;
-            }
-            if (threadIdx.x == 32 && is_answer) {
-                r.answers->tokens[num_new] = min(all.token, r.n_vocab - 1);
-                r.answers->logprobs[num_new] = -logf(all.allowed_sum);
-                r.answers->num = num_new + 1;
-            }
-        }
-        workers_sync();
+        const bool is_answer = end_step<kEmbedding>(r, s, step, num_new, tag);
         if (!is_answer) {
             token = r.inputs[step + 1];
             continue;
@@ -241,12 +213,17 @@ TokenKernel::TokenKernel(const dw_dimensions &dims, const dw_options &options, c
                          int device, Arena &scratch)
     : dims_(dims), options_(options), layer_type_(static_cast<dw_type>(options.layer_type)),
       embedding_type_(static_cast<dw_type>(options.embedding_type)), model_(model),
-      scratch_(scratch) {
-    choose_grid(device);
+      scratch_(scratch), clusters_(plan_clusters(dims, options, device)) {
+    if (clusters_.kernel != nullptr) {
+        blocks_ = clusters_.blocks;
+    } else {
+        choose_grid(device);
+    }
     layers_ = scratch.take(dims.n_text_layer * static_cast<int64_t>(sizeof(LayerWeights)));
     qkv_ = scratch.take(3ll * dims.n_text_state * 8);
     mixed_ = scratch.take(int64_t{dims.n_text_head} * parts_ * kMixedFloats * 8);
     sums_ = scratch.take(2ll * dims.n_text_layer * 3 * dims.n_text_state * kSumStride * 8);
+    slices_ = scratch.take(3ll * dims.n_text_head * dims.n_text_state * 8);
     choices_ = scratch.take(blocks_ * 8ll);
     logit_parts_ = scratch.take(blocks_ * 4 * 8ll);
 }
@@ -361,6 +338,12 @@ void TokenKernel::launch(TokenRun run, cudaStream_t stream) {
     run.logit_parts = scratch_.at<uint64_t>(logit_parts_);
     run.tag = next_tag_;
     next_tag_ += (kMaxRunInputs + kMaxChunk) * dims_.n_text_layer;
+    if (clusters_.kernel != nullptr) {
+        run.slices = scratch_.at<uint64_t>(slices_);
+        run.ring_bytes = clusters_.ring_bytes;
+        launch_clusters(clusters_, run, stream);
+        return;
+    }
     void *arguments[] = {&run};
     DW_CUDA(cudaLaunchCooperativeKernel(kernel(), dim3(blocks_), dim3(kLaunchThreads), arguments,
                                         shared_bytes_, stream));

@@ -1,6 +1,7 @@
 // One launch of the token kernel: some tokens of one sequence without the host in between.
 #pragma once
 
+#include "cluster_kernel.h"
 #include "decoder_rows.h"
 
 namespace dw {
@@ -55,8 +56,13 @@ struct TokenRun {
     uint64_t *choices;     // [blocks]: best logit and its token, see token_choice.cuh
     uint64_t *logit_parts; // [blocks, 4]
     TokenAnswers *answers;
+    // of the cluster kernel alone
+    uint64_t *slices; // [3, 8, heads, width / 8]
+    int ring_bytes;
 };
 
+// Whole tokens of one sequence in one launch: by token_kernel.cu, or where a GPU has clusters and the
+// model's sizes suit them by cluster_kernel.cu.
 class TokenKernel {
   public:
     TokenKernel(const dw_dimensions &dims, const dw_options &options, const Model &model,
@@ -78,7 +84,8 @@ class TokenKernel {
     int blocks_ = 0, parts_ = 0, shared_bytes_ = 0;
     StagePlan stage_{};
     uint32_t next_tag_ = 1;
-    int64_t layers_, qkv_, mixed_, sums_, choices_, logit_parts_; // places in scratch
+    const ClusterPlan clusters_;
+    int64_t layers_, qkv_, mixed_, sums_, slices_, choices_, logit_parts_; // places in scratch
 };
 
 } // namespace dw

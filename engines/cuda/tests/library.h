@@ -63,6 +63,7 @@ struct RandomModel {
     dw_type layer_type = DW_FP16, embedding_type = DW_FP16;
     int max_audios = 4, max_batch = 8, encode_batch = 2, pool_tokens = 1024, block_tokens = 16;
     bool never_ends = false; // the end token is suppressed, so that all tokens are made
+    bool only_portable = false;
 
     dw_options options() const {
         static int32_t suppress[4] = {1, 5, 9, 0};
@@ -77,6 +78,7 @@ struct RandomModel {
         suppress[3] = never_ends ? 4 : 1;
         o.suppress = suppress, o.num_suppress = 4;
         o.suppress_first = first, o.num_suppress_first = 2;
+        o.only_portable = only_portable;
         return o;
     }
 
@@ -149,6 +151,12 @@ inline RandomModel whisper(const char *name, int width, int audio_layers, int te
     model.name = name;
     model.dims = {n_mels,  n_audio_ctx, width, width / 64, audio_layers,
                   n_vocab, n_text_ctx,  width, width / 64, text_layers};
+    return model;
+}
+
+inline RandomModel portable(RandomModel model) {
+    model.only_portable = true;
+    model.name += " portable";
     return model;
 }
 

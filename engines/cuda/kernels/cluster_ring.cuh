@@ -1,0 +1,223 @@
+// Copies ahead, for the cluster kernel: one warp of the block copies what each phase will need into a
+// ring in shared memory, as far ahead as there is room. Workers and copying warp walk the same chunks
+// in the same order, so that neither has to tell the other where a chunk is.
+#pragma once
+
+#include "cluster_block.cuh"
+
+namespace dw {
+
+// Bytes of each chunk. Rows are followed by the layer norm before them and by their bias.
+template <int kHeads> __host__ __device__ constexpr int chunk_bytes(int chunk, int num_keys) {
+    constexpr int kWidth = kHeads * kHead, kSlice = kWidth / kClusterParts;
+    constexpr int kNorm = 2 * kWidth * 4;
+    switch (chunk) {
+    case kQkvRows: return 3 * kPartHead * (padded_row(kWidth) + 4) + kNorm;
+    case kQueryRows: return kPartHead * (padded_row(kWidth) + 4) + kNorm;
+    case kMlpInRows: return kHiddenPart * (padded_row(kWidth) + 4) + kNorm;
+    case kMlpOutRows: return kSlice * (padded_row(kHiddenPerHead) + 4);
+    case kAudioKeys: return (num_keys + kClusterParts - 1) / kClusterParts * kHead * 2 * 2;
+    default: return kSlice * (kHead * 2 + 4); // kOutRows, kCrossOutRows
+    }
+}
+
+// Walks the ring: a chunk never wraps around. `end` counts bytes since the start, `at` within the ring;
+// next() moves both behind the next chunk.
+struct RingCursor {
+    uint32_t end = 0, at = 0;
+    __device__ void next(uint32_t bytes, uint32_t room) {
+        if (at + bytes > room) {
+            end += room - at;
+            at = 0;
+        }
+        end += bytes;
+        at += bytes;
+    }
+};
+
+template <int kHeads> struct ClusterRing {
+    static constexpr int kWidth = kHeads * kHead, kSlice = kWidth / kClusterParts;
+    static constexpr int kRow = padded_row(kWidth);
+    using Shared = ClusterShared<kHeads>;
+
+    const TokenRun &r;
+    Shared &s;
+    char *base;
+    const int head, rank, key_first, key_num;
+    RingCursor cursor;
+    uint32_t turn = 0; // layers since the start: every mbarrier turns once a layer
+
+    __device__ ClusterRing(const TokenRun &run, Shared &shared, char *base, int head, int rank)
+        : r(run), s(shared), base(base), head(head), rank(rank),
+          key_first(part_start(run.num_keys, rank, kClusterParts)),
+          key_num(part_start(run.num_keys, rank + 1, kClusterParts) - key_first) {}
+
+    // ---- the workers' side -------------------------------------------------------------------------
+
+    // The next chunk in order; what it holds is there after wait().
+    __device__ const char *next(Chunk chunk) {
+        const uint32_t bytes = chunk_bytes<kHeads>(chunk, r.num_keys);
+        cursor.next(bytes, r.ring_bytes);
+        return base + cursor.at - bytes;
+    }
+    __device__ void wait(Chunk chunk) const { await(&s.copied[chunk], turn & 1); }
+    __device__ void release(Chunk chunk) const { arrive(&s.used[chunk]); }
+
+    // ---- the copying warp ----------------------------------------------------------------------------
+
+    __device__ void copy_all() {
+        RingCursor tail; // of what is known to be free again
+        uint32_t tail_number = 0, number = 0;
+#pragma unroll 1
+        for (;; turn++) {
+            const int layer = turn % r.num_layers;
+            prefetch_tokens(layer);
+#pragma unroll 1
+            for (int chunk = 0; chunk < kChunks; chunk++, number++) {
+                const uint32_t bytes = chunk_bytes<kHeads>(chunk, r.num_keys);
+                cursor.next(bytes, r.ring_bytes);
+                // What lies where the chunk goes has to be used first, and all before it; also the same
+                // chunk of the layer before, or its mbarriers would be a turn ahead of those who wait.
+                while (tail_number < number) {
+                    const uint32_t oldest = chunk_bytes<kHeads>(tail_number % kChunks, r.num_keys);
+                    RingCursor ahead = tail;
+                    ahead.next(oldest, r.ring_bytes);
+                    if (ahead.end - oldest + r.ring_bytes >= cursor.end &&
+                        number - tail_number < kChunks) {
+                        break;
+                    }
+                    if (!await_use(tail_number)) {
+                        asm volatile("cp.async.wait_all;" ::: "memory");
+                        return;
+                    }
+                    tail = ahead;
+                    tail_number++;
+                }
+                copy(chunk, r.layers[layer], layer, base + cursor.at - bytes);
+                asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(
+                                 shared_address(&s.copied[chunk]))
+                             : "memory");
+            }
+        }
+    }
+
+  private:
+    __device__ static int lane() { return threadIdx.x % 32; }
+
+    // Whether the workers have used chunk `number`; false if they have stopped.
+    __device__ bool await_use(uint32_t number) const {
+        uint64_t *used = &s.used[number % kChunks];
+        const uint32_t parity = number / kChunks & 1;
+        for (;;) {
+            uint32_t is_used;
+            asm volatile("{\n\t.reg .pred p;\n\t"
+                         "mbarrier.try_wait.parity.shared.b64 p, [%1], %2;\n\t"
+                         "selp.u32 %0, 1, 0, p;\n\t}"
+                         : "=r"(is_used)
+                         : "r"(shared_address(used)), "r"(parity)
+                         : "memory");
+            if (__all_sync(0xffffffff, is_used)) {
+                return true;
+            }
+            if (__any_sync(0xffffffff, *static_cast<volatile int32_t *>(&s.is_done))) {
+                return false;
+            }
+        }
+    }
+
+    __device__ static void copy_bytes(char *to, const void *from, int bytes) {
+#pragma unroll 1
+        for (int at0 = 0; at0 < bytes; at0 += 2048) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const int at = at0 + i * 512 + lane() * 16;
+                if (at < bytes) {
+                    copy_async(to + at, static_cast<const char *>(from) + at);
+                }
+            }
+        }
+    }
+    // `num` rows of kColumns halves, `stride` bytes apart, to rows `padded` bytes apart.
+    template <int kColumns>
+    __device__ static void copy_rows(char *to, int padded, const void *from, int64_t stride, int num) {
+        constexpr int kPieces = kColumns * 2 / 16;
+#pragma unroll 1
+        for (int first = lane(); first < num * kPieces; first += 128) {
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                const int i = first + j * 32, row = i / kPieces, piece = i % kPieces;
+                if (row < num) {
+                    copy_async(to + row * padded + piece * 16,
+                               static_cast<const char *>(from) + row * stride + piece * 16);
+                }
+            }
+        }
+    }
+    // Rows of a matrix [.., width] with the norm before them and their bias: `num` in all, in groups
+    // of `group`, whose first rows are `first`, and every `apart` rows after.
+    __device__ void copy_normed(char *to, const Matrix &matrix, const Norm &norm, int num, int group,
+                                int first, int apart) const {
+        const char *data = static_cast<const char *>(matrix.data);
+        char *vectors = to + num * kRow;
+#pragma unroll 1
+        for (int i = 0; i < num / group; i++) {
+            const int64_t row = first + i * apart;
+            copy_rows<kWidth>(to + i * group * kRow, kRow, data + row * kWidth * 2, kWidth * 2, group);
+            copy_bytes(vectors + 2 * kWidth * 4 + i * group * 4, matrix.bias + row, group * 4);
+        }
+        copy_bytes(vectors, norm.weight, kWidth * 4);
+        copy_bytes(vectors + kWidth * 4, norm.bias, kWidth * 4);
+    }
+    // This block's rows of an output projection [width, in], kColumns of each, from the head's first.
+    template <int kColumns>
+    __device__ void copy_out(char *to, int padded, const Matrix &matrix, int in) const {
+        const char *data = static_cast<const char *>(matrix.data);
+        const int64_t row = rank * kSlice;
+        copy_rows<kColumns>(to, padded, data + (row * in + head * kColumns) * 2, in * 2, kSlice);
+        copy_bytes(to + kSlice * padded, matrix.bias + row, kSlice * 4);
+    }
+
+    __device__ void copy(int chunk, const LayerWeights &w, int layer, char *to) const {
+        const int first = head * kHead + rank * kPartHead;
+        switch (chunk) {
+        case kQkvRows:
+            copy_normed(to, w.qkv, w.attn_norm, 3 * kPartHead, kPartHead, first, kWidth);
+            break;
+        case kOutRows: copy_out<kHead>(to, kHead * 2, w.out, kWidth); break;
+        case kQueryRows:
+            copy_normed(to, w.cross_query, w.cross_norm, kPartHead, kPartHead, first, kWidth);
+            break;
+        case kAudioKeys: {
+            const __half *keys =
+                r.audio + ((2ll * layer * kHeads + head) * r.num_keys + key_first) * kHead;
+            const int bytes = key_num * kHead * 2;
+            copy_bytes(to, keys, bytes);
+            copy_bytes(to + bytes, keys + int64_t{kHeads} * r.num_keys * kHead, bytes);
+            break;
+        }
+        case kCrossOutRows: copy_out<kHead>(to, kHead * 2, w.cross_out, kWidth); break;
+        case kMlpInRows:
+            copy_normed(to, w.mlp_in, w.mlp_norm, kHiddenPart, kHiddenPart,
+                        head * kHiddenPerHead + rank * kHiddenPart, kWidth);
+            break;
+        default:
+            copy_out<kHiddenPerHead>(to, padded_row(kHiddenPerHead), w.mlp_out, 4 * kWidth);
+            break;
+        }
+    }
+
+    // Keys and values of the tokens so far go only as far as the L2 cache, each by one of the blocks.
+    __device__ void prefetch_tokens(int layer) const {
+        const PagedKv kv = r.caches.layer(layer);
+        const int num = r.position + static_cast<int>(turn) / r.num_layers;
+#pragma unroll 1
+        for (int token = rank + kClusterParts * lane(); token < num; token += kClusterParts * 32) {
+            const int64_t slot = int64_t{s.table[token / kv.block_tokens]} * kv.block_tokens +
+                                 token % kv.block_tokens;
+            prefetch_line(kv.keys + slot * kWidth + head * kHead);
+            prefetch_line(kv.values + slot * kWidth + head * kHead);
+        }
+    }
+};
+
+} // namespace dw
