@@ -120,15 +120,6 @@ __global__ void __launch_bounds__(kLaunchThreads, 1)
 #endif
 }
 
-const void *kernel_of(int heads) {
-    switch (heads) {
-    case 6: return reinterpret_cast<const void *>(cluster_kernel<6>);   // tiny
-    case 8: return reinterpret_cast<const void *>(cluster_kernel<8>);   // base
-    case 12: return reinterpret_cast<const void *>(cluster_kernel<12>); // small
-    default: return nullptr;
-    }
-}
-
 // All blocks at once, as clusters. attributes: room for two, which has to live as long as the result.
 cudaLaunchConfig_t launch_config(int blocks, int shared_bytes, cudaStream_t stream,
                                  cudaLaunchAttribute *attributes) {
@@ -146,51 +137,51 @@ cudaLaunchConfig_t launch_config(int blocks, int shared_bytes, cudaStream_t stre
     return config;
 }
 
-template <int kHeads> int largest_chunk(int num_keys) {
-    int most = 0;
+template <int kHeads> ClusterPlan plan_heads(int num_keys, int device) {
+    const auto kernel = reinterpret_cast<const void *>(cluster_kernel<kHeads>);
+    ClusterPlan plan;
+    int room, processors, clusters = 0, largest = 0;
+    DW_CUDA(cudaDeviceGetAttribute(&room, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    DW_CUDA(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
     for (int chunk = 0; chunk < kChunks; chunk++) {
-        most = std::max(most, chunk_bytes<kHeads>(chunk, num_keys));
+        largest = std::max(largest, chunk_bytes<kHeads>(chunk, num_keys));
     }
-    return most;
+    plan.ring_bytes = (room - static_cast<int>(sizeof(ClusterShared<kHeads>))) / 16 * 16;
+    if (plan.ring_bytes < largest) {
+        return plan;
+    }
+    plan.shared_bytes = static_cast<int>(sizeof(ClusterShared<kHeads>)) + plan.ring_bytes;
+    DW_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 plan.shared_bytes));
+    cudaLaunchAttribute attributes[2];
+    const cudaLaunchConfig_t config = launch_config(
+        processors / kClusterParts * kClusterParts, plan.shared_bytes, nullptr, attributes);
+    if (cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) != cudaSuccess) {
+        cudaGetLastError(); // a part of a GPU may refuse clusters of this size: then without
+        return plan;
+    }
+    if (clusters >= kHeads) {
+        plan.kernel = kernel;
+        plan.blocks = clusters * kClusterParts;
+    }
+    return plan;
 }
 
 } // namespace
 
 ClusterPlan plan_clusters(const dw_dimensions &dims, const dw_options &options, int device) {
-    ClusterPlan plan;
-    int major, room;
+    int major;
     DW_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-    DW_CUDA(cudaDeviceGetAttribute(&room, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-    const int heads = dims.n_text_head;
-    const void *kernel = kernel_of(heads);
-    if (major < 9 || options.only_portable || kernel == nullptr || options.layer_type != DW_FP16 ||
+    if (major < 9 || options.only_portable || options.layer_type != DW_FP16 ||
         options.embedding_type != DW_FP16) {
-        return plan;
+        return {};
     }
-    const int fixed = static_cast<int>(heads == 6   ? sizeof(ClusterShared<6>)
-                                       : heads == 8 ? sizeof(ClusterShared<8>)
-                                                    : sizeof(ClusterShared<12>));
-    const int most = heads == 6   ? largest_chunk<6>(dims.n_audio_ctx)
-                     : heads == 8 ? largest_chunk<8>(dims.n_audio_ctx)
-                                  : largest_chunk<12>(dims.n_audio_ctx);
-    plan.ring_bytes = (room - fixed) / 16 * 16;
-    if (plan.ring_bytes < most) {
-        return plan;
+    switch (dims.n_text_head) {
+    case 6: return plan_heads<6>(dims.n_audio_ctx, device);   // tiny
+    case 8: return plan_heads<8>(dims.n_audio_ctx, device);   // base
+    case 12: return plan_heads<12>(dims.n_audio_ctx, device); // small
+    default: return {};
     }
-    plan.shared_bytes = fixed + plan.ring_bytes;
-    DW_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 plan.shared_bytes));
-    int processors, clusters = 0;
-    DW_CUDA(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
-    cudaLaunchAttribute attributes[2];
-    const cudaLaunchConfig_t config = launch_config(
-        processors / kClusterParts * kClusterParts, plan.shared_bytes, nullptr, attributes);
-    DW_CUDA(cudaOccupancyMaxActiveClusters(&clusters, kernel, &config));
-    if (clusters >= heads) { // else a partitioned GPU, or a smaller one
-        plan.kernel = kernel;
-        plan.blocks = clusters * kClusterParts;
-    }
-    return plan;
 }
 
 void launch_clusters(const ClusterPlan &plan, const TokenRun &run, cudaStream_t stream) {
