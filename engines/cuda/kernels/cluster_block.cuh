@@ -12,7 +12,7 @@ namespace dw {
 
 constexpr int kClusterParts = 8;    // blocks that share one head's work: the largest portable cluster
 constexpr int kPartHead = kHead / kClusterParts;
-constexpr int kMixedRow = 68;       // floats of one partial sum of attention: 64 channels, largest, total
+constexpr int kMixedRow = 68; // floats of one partial sum of attention: 64 channels, largest, total
 constexpr int kHiddenPerHead = 4 * kHead; // of the MLP's channels, whose number is 4 * 64 * heads
 constexpr int kHiddenPart = kHiddenPerHead / kClusterParts;
 
@@ -21,7 +21,16 @@ constexpr int kHiddenPart = kHiddenPerHead / kClusterParts;
 enum Arrival { kGotQkv, kGotQuery, kGotHidden, kGotMixed, kGotX, kArrivals = kGotX + 3 };
 
 // What is copied ahead, in the order of its use. Each has a place in a ring, see cluster_ring.cuh.
-enum Chunk { kQkvRows, kOutRows, kQueryRows, kAudioKeys, kCrossOutRows, kMlpInRows, kMlpOutRows, kChunks };
+enum Chunk {
+    kQkvRows,
+    kOutRows,
+    kQueryRows,
+    kAudioKeys,
+    kCrossOutRows,
+    kMlpInRows,
+    kMlpOutRows,
+    kChunks
+};
 
 template <int kHeads> struct alignas(128) ClusterShared {
     static constexpr int kWidth = kHeads * kHead;

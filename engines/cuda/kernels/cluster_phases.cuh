@@ -166,8 +166,8 @@ template <int kHeads> class ClusterPhases {
                 const int which = row / kPartHead, channel = rank_ * kPartHead + row % kPartHead;
                 to = s.qkv + which * kHead + channel;
                 if (peer == 0 && which > 0) {
-                    __half *pool = (which == 1 ? kv.keys : kv.values) +
-                                   slot_of(position, kv.block_tokens) * kWidth + head_ * kHead + channel;
+                    __half *pool = which == 1 ? kv.keys : kv.values;
+                    pool += slot_of(s.table, position, kv.block_tokens) * kWidth + head_ * kHead + channel;
                     *reinterpret_cast<uint2 *>(pool) = {pack_halves(four.x, four.y),
                                                         pack_halves(four.z, four.w)};
                 }
@@ -229,7 +229,8 @@ template <int kHeads> class ClusterPhases {
     __device__ auto token_at(const PagedKv &kv) const {
         const int lane = threadIdx.x % 8;
         return [this, &kv, lane](int key, uint4 &k, uint4 &v) {
-            const int64_t place = slot_of(key, kv.block_tokens) * kWidth + head_ * kHead + lane * 8;
+            const int64_t place =
+                slot_of(s.table, key, kv.block_tokens) * kWidth + head_ * kHead + lane * 8;
             k = __ldcg(reinterpret_cast<const uint4 *>(kv.keys + place));
             v = __ldcg(reinterpret_cast<const uint4 *>(kv.values + place));
         };
@@ -395,13 +396,6 @@ template <int kHeads> class ClusterPhases {
             s.head[threadIdx.x] = __fdividef(sum, whole.y);
         }
         workers_sync();
-    }
-
-    // block_tokens is a power of two.
-    __device__ int64_t slot_of(int position, int block_tokens) const {
-        const int log_tokens = __ffs(block_tokens) - 1;
-        return (int64_t{s.table[position >> log_tokens]} << log_tokens) +
-               (position & (block_tokens - 1));
     }
 
     const TokenRun &r;

@@ -155,6 +155,12 @@ __device__ inline void normalise(TokenShared &s, int width, int log_columns, con
     workers_sync();
 }
 
+// Where the pool has a position: block_tokens is a power of two.
+__device__ inline int64_t slot_of(const int32_t *table, int position, int block_tokens) {
+    const int log_tokens = __ffs(block_tokens) - 1;
+    return (int64_t{table[position >> log_tokens]} << log_tokens) + (position & (block_tokens - 1));
+}
+
 // Start of part `part` when `whole` is split into `parts`.
 __device__ __host__ inline int part_start(int whole, int part, int parts) {
     return static_cast<int>(static_cast<unsigned>(whole * part) / static_cast<unsigned>(parts));

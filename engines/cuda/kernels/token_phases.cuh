@@ -29,7 +29,7 @@ template <dw_type kType> class TokenPhases {
                 const int place = item.qkv_first + row;
                 if (place >= kHead) {
                     __half *to = place < 2 * kHead ? kv.keys : kv.values;
-                    to[slot_of(position, kv.block_tokens) * r.width + item.head * kHead +
+                    to[slot_of(s.table, position, kv.block_tokens) * r.width + item.head * kHead +
                        place % kHead] = __float2half(product);
                 }
             });
@@ -40,7 +40,8 @@ template <dw_type kType> class TokenPhases {
     __device__ void attend_tokens(const PagedKv &kv, int position, int head, uint32_t tag) {
         const int lane = threadIdx.x % 8;
         auto at = [&](int key, uint4 &k, uint4 &v) {
-            const int64_t place = slot_of(key, kv.block_tokens) * r.width + head * kHead + lane * 8;
+            const int64_t place =
+                slot_of(s.table, key, kv.block_tokens) * r.width + head * kHead + lane * 8;
             k = __ldcg(reinterpret_cast<const uint4 *>(kv.keys + place));
             v = __ldcg(reinterpret_cast<const uint4 *>(kv.values + place));
         };
@@ -250,12 +251,6 @@ template <dw_type kType> class TokenPhases {
         return offset >= 0 ? stage_.base + offset + row * stage_.row_bytes
                            : static_cast<const char *>(matrix.data) +
                                  int64_t{index} * stage_.row_bytes;
-    }
-    // block_tokens is a power of two.
-    __device__ int64_t slot_of(int position, int block_tokens) const {
-        const int log_tokens = __ffs(block_tokens) - 1;
-        return (int64_t{s.table[position >> log_tokens]} << log_tokens) +
-               (position & (block_tokens - 1));
     }
 
     const TokenRun &r;
