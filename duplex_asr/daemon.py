@@ -259,9 +259,9 @@ class Daemon:
 
     def _pulse(self) -> Pulse:
         speech = self._speech_output
-        is_listening = self._threads.is_running("listen")
+        listens = self._threads.was_started("listen")  # and a fault in it leaves nobody listening
         return Pulse(
-            must_hear=is_listening and self._source.is_live and not self._recognition.is_lost,
+            must_hear=listens and self._source.is_live and not self._recognition.is_lost,
             num_frames=self._recognition.num_frames,
             decode_since_s=self._queue.busy_since_s,
             synthesis_since_s=speech.busy_since_s if speech is not None else None,

@@ -26,8 +26,8 @@ class DaemonThreads:
         """True if a thread is still running; after `join`, one that was left behind."""
         return any(thread.is_alive() for thread in self._threads)
 
-    def is_running(self, name: str) -> bool:
-        return any(each.name == name and each.is_alive() for each in self._threads)
+    def was_started(self, name: str) -> bool:
+        return any(each.name == name for each in self._threads)
 
     def start(self, name: str, body: Callable[[], None]) -> None:
         ended = asyncio.Event()

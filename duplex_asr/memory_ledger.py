@@ -136,6 +136,7 @@ class MemoryLedger:
         self._not_yet_loaded: set[str] = set()
         self._measured_mb: dict[str, float] = {"process": round(self._resident(), 1)}
         self._freed_mb: dict[str, float] = {}
+        self._before_unloading_mb = 0.0  # the most that was resident then
 
     @property
     def needs_mb(self) -> float:
@@ -248,7 +249,9 @@ class MemoryLedger:
 
     def _free_mb(self) -> float:
         if self._budget_mb:
-            return self._budget_mb - self._resident()
+            # The budget is held against estimates, which the process may have exceeded: what was
+            # there before an unloading may be there again, or a part might stay away for good.
+            return max(self._budget_mb, self._before_unloading_mb) - self._resident()
         available = self._available()
         return math.inf if available is None else available
 
@@ -259,6 +262,7 @@ class MemoryLedger:
         yield
         trim_freed_memory()
         with self._changed:
+            self._before_unloading_mb = max(before, self._before_unloading_mb)
             self._freed_mb[part] = round(before - self._resident(), 1)
             self._changed.notify_all()
 

@@ -15,6 +15,7 @@ import soundfile
 from duplex_asr.client import Control
 from duplex_asr.errors import EngineError, VoiceError
 from duplex_asr.hearing.endpointer import Endpointer, NewId
+from duplex_asr.service import transcription_queue
 from tests.daemon_process import DEMO, running_daemon
 from tests.service_doubles import (
     ENDPOINTING,
@@ -125,6 +126,28 @@ def test_the_engine_stays_while_somebody_speaks(tmp_path: Path) -> None:
             await room.until("loaded")
             await client.close()  # nothing of it is to be expected any more
             await room.until("unloaded")
+
+    run_without_leaks(scenario)
+
+
+def test_a_client_that_stalls_keeps_the_engine_for_a_while_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transcription_queue, "EXPECTED_S", SOON_S)
+
+    async def scenario() -> None:
+        room = SleepyRoom(tmp_path / "run", 0)
+        async with room.running():
+            await room.until("loaded", "unloaded")
+            client = await Client.open(room)
+            client.send("audio-start", {"rate": 16_000, "width": 2, "channels": 1})
+            client.send_chunk(speak_pcm(7)[:6_400])
+            await room.until("loaded", "unloaded")
+            client.send_chunk(speak_pcm(7)[6_400:])  # it goes on, and nothing was lost
+            client.send("audio-stop")
+            assert await client.text() == "seven"
+            await room.until("loaded", "unloaded")
+            await client.close()
 
     run_without_leaks(scenario)
 

@@ -104,6 +104,19 @@ def test_what_was_unloaded_is_refused_where_others_have_taken_its_room() -> None
     assert load() == "voice"
 
 
+def test_what_was_there_before_may_come_back_although_it_was_more_than_the_budget() -> None:
+    resident = [620.0]  # with an engine whose estimate was too low
+    ledger = MemoryLedger(NEEDS, 600, lambda: resident[0])
+    load = ledger.measured("speech engine", lambda: "engine")
+    assert load() == "engine"
+    with ledger.unloading("speech engine"):
+        resident[0] = 300.0
+    assert load() == "engine"
+    resident[0] = 310.0  # something else has grown meanwhile
+    with pytest.raises(NotEnoughMemoryError, match="takes 320 MB and 310 MB are free"):
+        load()
+
+
 def test_what_needs_most_is_loaded_first() -> None:
     order: list[str] = []
     ledger = MemoryLedger(NEEDS, 0, lambda: 50.0, lambda: 1000.0)

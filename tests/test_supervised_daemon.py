@@ -65,6 +65,18 @@ def test_a_source_that_gives_nothing_starves_the_watchdog_until_it_is_lost(
     run_without_leaks(scenario)
 
 
+def test_a_fault_while_listening_starves_the_watchdog(tmp_path: Path, manager: Manager) -> None:
+    async def scenario() -> None:
+        room = supervised(tmp_path, manager)
+        async with room.running():
+            room.source.hear(silence(100))
+            room.source.end(ZeroDivisionError("a bug"))
+            heard = await manager.until("Hung: no sound has come")
+            assert "STATUS=Not listening: the source is lost" in heard
+
+    run_without_leaks(scenario)
+
+
 def test_a_decode_that_hangs_starves_the_watchdog(tmp_path: Path, manager: Manager) -> None:
     async def scenario() -> None:
         room = supervised(tmp_path, manager)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,10 @@ from duplex_asr.asr.transcript import Transcript
 from duplex_asr.audio.frames import SAMPLES_PER_MS
 from duplex_asr.cancellation import Cancellation
 from duplex_asr.hearing.utterance import Utterance
+
+# For how long somebody who has begun to speak keeps the engine loaded: longer than any utterance. A
+# client that stalls is not waited for, and its recording wakes the engine when it goes on.
+EXPECTED_S = 60.0
 
 
 class Rank(IntEnum):
@@ -152,7 +157,7 @@ class TranscriptionQueue:
         self._is_closed = False
         self._is_preparing = False
         self._stuck_in: TranscriptionJob | None = None
-        self._expected_by: set[object] = set()
+        self._expected_by: dict[object, float] = {}  # whoever listens -> since when
         self._is_announced = False  # since the worker was told last
         self._idle_since_s = time.monotonic()
         self._changed = threading.Condition()
@@ -170,7 +175,7 @@ class TranscriptionQueue:
     def expect(self, listener: object) -> None:
         """Somebody has begun to speak to this listener: a job will come."""
         with self._changed:
-            self._expected_by.add(listener)
+            self._expected_by[listener] = time.monotonic()
             self._is_announced = True
             self._changed.notify_all()
 
@@ -178,7 +183,7 @@ class TranscriptionQueue:
         """The job has come, or none will."""
         with self._changed:
             if listener in self._expected_by:
-                self._expected_by.remove(listener)
+                del self._expected_by[listener]
                 self._idle_since_s = time.monotonic()
                 self._changed.notify_all()
 
@@ -233,7 +238,7 @@ class TranscriptionQueue:
         """Wait for the next job that is not cancelled; None once the queue is closed.
 
         NoJob.EXPECTED, once for each time: if the worker is not prepared and one is to be expected.
-        NoJob.IDLE: if for idle_s there was none, and none is to be expected.
+        NoJob.IDLE: if for idle_s there was none, and none was to be expected for EXPECTED_S.
         """
         with self._changed:
             while not self._is_closed:
@@ -249,8 +254,10 @@ class TranscriptionQueue:
                     self._changed.notify_all()
                     return job
                 left_s = None
-                if idle_s is not None and not self._expected_by:
-                    left_s = self._idle_since_s + idle_s - time.monotonic()
+                if idle_s is not None:
+                    newest_s = max(self._expected_by.values(), default=-math.inf)
+                    idle_at_s = max(self._idle_since_s + idle_s, newest_s + EXPECTED_S)
+                    left_s = idle_at_s - time.monotonic()
                     if left_s <= 0:
                         return NoJob.IDLE
                 self._changed.wait(left_s)
@@ -309,10 +316,10 @@ class TranscriptionQueue:
         return self._current
 
     def wait_for(self, job: TranscriptionJob) -> None:
-        """Wait until the engine is done with a job, or the queue is closed."""
+        """Wait until the engine is done with a job or is stuck, or the queue is closed."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._is_closed or not (job is self._current or job in self._waiting)
+                lambda: self._refuses_all or not (job is self._current or job in self._waiting)
             )
 
     def wait_for_source(self) -> None:

@@ -52,7 +52,7 @@ class Watchdog:
         """Why the watchdog may not be fed now, in words; None if all is well."""
         last, self._last = self._last, pulse
         if pulse.must_hear and last.must_hear and pulse.num_frames == last.num_frames:
-            return "no sound has come since the last look, and the source is not lost"
+            return "no sound has come since the last look, and none is being looked for"
         config = self._config
         for what, since_s, budget_ms in (
             ("transcribing an utterance", pulse.decode_since_s, config.decode_budget_ms),

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from duplex_asr.daemon import MAX_QUEUED_UTTERANCES
+from duplex_asr.hearing.endpointer import Endpointer, NewId
 from tests.service_doubles import (
+    ENDPOINTING,
     WORDS,
     Client,
     Listener,
+    LoudnessDetector,
     Room,
     next_item,
     run_without_leaks,
@@ -26,8 +30,8 @@ BUDGET_MS = 100
 class HangingRoom(Room):
     """A room whose engine does not look at anything while it hears a "two", until it is let go."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, load_speech=self.load, decode_budget_ms=BUDGET_MS)
+    def __init__(self, folder: Path, **options: Any) -> None:
+        super().__init__(folder, load_speech=self.load, decode_budget_ms=BUDGET_MS, **options)
         self.let_go = threading.Event()
 
     def load(self) -> Any:
@@ -96,6 +100,25 @@ def test_what_a_stuck_engine_loses_is_named_and_it_may_come_back(tmp_path: Path)
             await client.close()
             assert room.daemon.status()["errors"] == {"engine-stuck": 12}
             assert room.daemon.status()["events"]["transcript"] == 1
+
+    run_without_leaks(scenario)
+
+
+def test_a_recording_that_waits_for_texts_does_not_wait_for_a_stuck_engine(tmp_path: Path) -> None:
+    def adaptive(new_id: NewId) -> Endpointer:
+        config = replace(ENDPOINTING, min_silence_ms=80, unfinished_silence_ms=200, early_ms=40)
+        return Endpointer(LoudnessDetector(), config, new_id)
+
+    async def scenario() -> None:
+        room = HangingRoom(tmp_path / "run", is_live=False, new_endpointer=adaptive)
+        async with room.listening() as listener:
+            room.source.say(2, 3)
+            assert await next_item(room.speech.started) == "two"
+            lost = [await listener.until("error") for _ in range(2)]
+            assert [(each["code"], each["id"]) for each in lost] == [
+                ("engine-stuck", "u1"), ("engine-stuck", "u2"),
+            ]  # fmt: skip
+            room.let_go.set()
 
     run_without_leaks(scenario)
 

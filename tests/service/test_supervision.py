@@ -139,7 +139,7 @@ def test_the_watchdog_is_fed_while_sound_comes_and_says_what_starves_it(
         assert [await manager.next() for _ in range(4)] == [
             "WATCHDOG=1",
             "WATCHDOG=1",
-            "STATUS=Hung: no sound has come since the last look, and the source is not lost",
+            "STATUS=Hung: no sound has come since the last look, and none is being looked for",
             "WATCHDOG=1",
         ]
         link.end()
@@ -149,8 +149,8 @@ def test_the_watchdog_is_fed_while_sound_comes_and_says_what_starves_it(
 
     run(scenario)
     assert caplog.messages == [
-        "the watchdog is not fed: no sound has come since the last look, and the source is not "
-        "lost",
+        "the watchdog is not fed: no sound has come since the last look, and none is being "
+        "looked for",
         "the watchdog is fed again",
     ]
 

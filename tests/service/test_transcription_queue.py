@@ -339,3 +339,17 @@ def test_an_utterance_that_was_given_up_is_told_once() -> None:
     given_up.fail("stopping", "the daemon is stopping")
     given_up.complete(answer(given_up))
     assert told == ["engine-stuck"] and given_up.cancellation.is_set
+
+
+def test_nobody_waits_for_an_answer_of_an_engine_that_is_stuck() -> None:
+    queue = TranscriptionQueue(4)
+    attempt = job("s1", Rank.SOURCE_ATTEMPT)
+    queue.put(attempt)
+    assert queue.get() is attempt
+    waiting = threading.Thread(target=queue.wait_for, args=(attempt,))
+    waiting.start()
+    queue.stuck(attempt)
+    waiting.join(10)
+    assert not waiting.is_alive()
+    queue.finish(attempt)  # it has come back after all
+    assert queue.put(job("s2"))
