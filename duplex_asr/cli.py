@@ -160,6 +160,10 @@ def _add_serve(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument("--exit-at-end", action="store_true", help="stop when the source has ended")
     parser.add_argument(
+        "--wait-for-microphone", action="store_true", default=None,
+        help="start without a microphone, too, and open it when it is there [audio]",
+    )  # fmt: skip
+    parser.add_argument(
         "--save-utterances", metavar="DIR",
         help="keep the sound of each utterance and its event there, within a cap [debug]",
     )  # fmt: skip
@@ -315,6 +319,7 @@ def serve(options: argparse.Namespace) -> int:
             realtime="audio.realtime", runtime_dir="service.runtime_dir",
             log_level="service.log_level", save_utterances="debug.save_utterances_dir",
             save_session="debug.save_sessions_dir",
+            wait_for_microphone="audio.wait_for_microphone",
         )  # fmt: skip
         config = load_config(options.config, overrides)
         serve_options = ServeOptions(

@@ -252,8 +252,9 @@ class Daemon:
             self._publish_state("idle", "waiting for a reader of the events")
             if not await self._unless_stopped(self._publisher.has_reader.wait()):
                 return
-        self._publish_state("listening")
-        logger.info("listening to %s", self._source.name)
+        if not self._source.missing_because:
+            self._publish_state("listening")
+            logger.info("listening to %s", self._source.name)
         self._threads.start("listen", self._listen_thread)
         await self._stop_requested.wait()
 

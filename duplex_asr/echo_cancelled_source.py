@@ -65,6 +65,10 @@ class EchoCancelledSource:
     def num_overflows(self) -> int:
         return self._source.num_overflows
 
+    @property
+    def missing_because(self) -> str:
+        return self._source.missing_because
+
     def time_of(self, position: int) -> float:
         return self._source.time_of(position)
 

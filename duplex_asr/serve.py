@@ -162,8 +162,9 @@ def open_ears(
     """The source of the configuration; a microphone without what the device itself plays."""
     audio = config.audio
     source = open_source(
-        audio.source, audio.realtime, audio.capture_queue_ms, audio.silent_after_ms
-    )
+        audio.source, audio.realtime, audio.capture_queue_ms, audio.silent_after_ms,
+        audio.wait_for_microphone,
+    )  # fmt: skip
     if not isinstance(source, MicrophoneSource):
         if session is not None:
             source.close()

@@ -146,6 +146,7 @@ class ScriptedSource:
         self.is_live = is_live
         self.is_paced = is_live
         self.num_overflows = 0
+        self.missing_because = ""
         self._sound: queue.Queue[Samples | SourceNotice | int | Exception | None] = queue.Queue()
 
     def say(self, *numbers: int) -> None:

@@ -32,6 +32,7 @@ class Sounds:
     """A source of given things, whose sample 0 is of START_S."""
 
     name, is_live, is_paced, num_overflows = "sounds", True, True, 3
+    missing_because = ""
 
     def __init__(self, things: list[Frame | SourceNotice]) -> None:
         self._things = things
@@ -51,6 +52,7 @@ class Overheard:
     """A microphone, and what it has heard before anything is removed."""
 
     is_live = is_paced = True
+    missing_because = ""
 
     def __init__(self) -> None:
         self._microphone = MicrophoneSource("", capture_queue_ms=2_000, silent_after_ms=0)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import re
 import subprocess
 import time
 from contextlib import ExitStack
@@ -16,6 +18,7 @@ import soundfile
 
 from duplex_asr.service.client import EventReader
 from tests.daemon_process import DEMO, read_until, running_daemon, texts_of
+from tests.service_manager import Manager
 from tests.soundcard import SoundCard, missing_programs, open_sound_card
 
 pytestmark = [pytest.mark.soundcard, pytest.mark.timeout(180)]
@@ -99,6 +102,34 @@ def test_the_sound_server_dies_again_and_again_while_somebody_speaks(tmp_path: P
             assert daemon.poll() is None
     assert published == [f"u{number + 1}" for number in range(NUM_OUTAGES)]
     assert last["text"] == SPOKEN[1]["text"]
+
+
+def test_a_service_waits_for_a_microphone_that_is_missing_at_the_start(tmp_path: Path) -> None:
+    if reason := missing_programs():
+        pytest.skip(reason)
+    run, manager = tmp_path / "run", Manager(tmp_path)
+    with ExitStack() as stack:
+        stack.callback(manager.socket.close)
+        with open_sound_card(tmp_path) as card:
+            env = card.env | {"NOTIFY_SOCKET": str(manager.path)}
+        options = ("--source", "microphone:def", "--wait-for-microphone")
+        with running_daemon(run, *options, env=env) as daemon:
+            with EventReader(run / "events.sock") as reader:
+                states = read_until(reader, "state:lost")
+                assert "listening" not in [each.get("state") for each in states]
+                assert "no microphone found: plug one in" in states[-1]["reason"]
+                told = asyncio.run(manager.until("READY=1"))
+                assert "STATUS=The source is lost: " in told[-1]
+                card = stack.enter_context(open_sound_card(tmp_path))
+                found = read_until(reader, "state:listening")[-1]
+                assert found["source"] == "microphone:default"
+                after = re.fullmatch(r"microphone 'default' is heard after (.*) s", found["reason"])
+                assert after is not None, found
+                with begin_to_speak(card, tmp_path):
+                    heard = read_until(reader, "transcript")[-1]
+            assert daemon.poll() is None
+    assert heard["text"] == SPOKEN[1]["text"]
+    assert heard["start_ms"] > 1_000 * float(after[1]) - 100  # positions count from the start on
 
 
 def read_until_text(reader: EventReader, utterance_id: str) -> list[dict[str, Any]]:

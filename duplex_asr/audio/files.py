@@ -33,6 +33,7 @@ class FileSource:
 
     device = ""
     is_live = False
+    missing_because = ""
     num_overflows = 0
 
     def __init__(self, path: str | Path, realtime: bool) -> None:

@@ -38,31 +38,42 @@ class MicrophoneSource:
     is_live = True
     is_paced = True
 
-    def __init__(self, device: str, capture_queue_ms: int, silent_after_ms: int) -> None:
+    def __init__(
+        self,
+        device: str,
+        capture_queue_ms: int,
+        silent_after_ms: int,
+        may_be_missing: bool = False,
+    ) -> None:
         """Open the input device that `device` names, or the default one if empty; AudioError.
 
         It does not record before `frames` is iterated: until then nobody wants to be heard.
+        may_be_missing: one that cannot be opened is lost from the beginning, and no error.
         """
         self._wanted = device
         self._capture_queue_ms = capture_queue_ms
         self._silent_after_ms = silent_after_ms
         self._earlier_overflows = 0
         self._position = 0  # of the next frame
-        self._heard_at = 0.0  # when the last block came
+        self._heard_at = time.monotonic()  # when the last block came
         self._is_lost = False
         self._delay_s = FIRST_DELAY_S
         self._closed = threading.Event()
         self._changing = threading.Lock()  # the recorder must not change while it is being killed
         self._is_iterated = False
         self._clock = SampleClock(SAMPLE_RATE, early_share=0.1)
-        self._recorder = Recorder(device, capture_queue_ms, is_again=False)
+        self.missing_because = ""
+        self._is_found = False
+        self.device = device
+        self.name = f"microphone:{device}" if device else "microphone"
+        self._recorder = Recorder(device, capture_queue_ms, is_quiet=False, is_exact=False)
         try:
-            self._recorder.open()
-        except AudioError:
-            self._recorder.dispose()
-            raise
-        self.device = self._recorder.format.name
-        self.name = f"microphone:{self.device}" if device else "microphone"
+            self._open()
+        except AudioError as exc:
+            if not may_be_missing:
+                self._recorder.dispose()
+                raise
+            self.missing_because = str(exc)
 
     @property
     def num_overflows(self) -> int:
@@ -83,6 +94,9 @@ class MicrophoneSource:
         with self._changing:
             self._is_iterated = True
         try:
+            if self.missing_because:
+                yield self._lose(self.missing_because)
+                self._reopen()
             while not self._closed.is_set():
                 try:
                     yield from self._record()
@@ -92,9 +106,7 @@ class MicrophoneSource:
                 if self._closed.is_set():
                     return
                 if not self._is_lost:
-                    self._is_lost = True
-                    logger.warning("%s; it will be opened again", reason)
-                    yield SourceNotice("lost", reason)
+                    yield self._lose(reason)
                 self._reopen()
         finally:
             self.close()
@@ -123,12 +135,25 @@ class MicrophoneSource:
             yield from stream.push(block)
             self._position = stream.next_position
 
+    def _open(self) -> None:
+        self._recorder.open()
+        self._is_found = True
+        self.device = self._recorder.format.name
+        if self._wanted:
+            self.name = f"microphone:{self.device}"
+
+    def _lose(self, reason: str) -> SourceNotice:
+        self._is_lost = True
+        logger.warning("%s; it will be opened again", reason)
+        return SourceNotice("lost", reason)
+
     def _find(self, lost_s: float) -> SourceNotice:
         """The microphone is heard again: let the position tell the time that has passed."""
+        again = " again" if self._position else ""
         self._is_lost = False
         self._delay_s = FIRST_DELAY_S
         self._position += lost_samples(lost_s)
-        text = f"microphone {self.device!r} is heard again after {lost_s:.1f} s"
+        text = f"microphone {self.device!r} is heard{again} after {lost_s:.1f} s"
         logger.info(text)
         return SourceNotice("listening", text)
 
@@ -143,9 +168,11 @@ class MicrophoneSource:
                 if self._closed.is_set():
                     return
                 self._earlier_overflows += self._recorder.num_overflows
-                self._recorder = Recorder(device, self._capture_queue_ms, is_again=True)
+                self._recorder = Recorder(
+                    device, self._capture_queue_ms, is_quiet=True, is_exact=self._is_found
+                )
             try:
-                self._recorder.open()
+                self._open()
                 return
             except AudioError as exc:
                 logger.debug("%s", exc)

@@ -38,18 +38,20 @@ class Recorder:
     format: known after `open`. num_overflows: blocks that were lost.
     """
 
-    def __init__(self, device: str, queue_ms: int, is_again: bool) -> None:
+    def __init__(self, device: str, queue_ms: int, *, is_quiet: bool, is_exact: bool) -> None:
         """Start the process; it does not record before `blocks` is iterated.
 
-        queue_ms: sound that may wait in the pipe, which holds at most a megabyte. is_again: the
-        device is known by its whole name, and what libraries have to say was said before.
+        queue_ms: sound that may wait in the pipe, which holds at most a megabyte. is_quiet: what
+        libraries have to say was said before. is_exact: `device` is the whole name, or empty.
         """
         self._queue_ms = queue_ms
         self.num_overflows = 0
         self.format: DeviceFormat
         arguments = [device]
-        if is_again:
-            arguments += ["--quiet", *(["--exact"] if device else [])]
+        if is_quiet:
+            arguments.append("--quiet")
+        if is_exact and device:
+            arguments.append("--exact")
         self._process = SoundProcess(
             capture_process.__name__,
             arguments,

@@ -28,12 +28,14 @@ class AudioConfig:
     capture_queue_ms: sound of the microphone that may wait for the program, up to a megabyte; what
     does not fit is replaced by silence and counted.
     silent_after_ms: nothing but zeros from the microphone for so long is reported; 0: never.
+    wait_for_microphone: one that is not there at the start is lost and no reason to end.
     """
 
     source: str = setting("microphone")
     realtime: bool = setting(True)
     capture_queue_ms: int = setting(DEFAULT_CAPTURE_QUEUE_MS, minimum=100, maximum=10_000)
     silent_after_ms: int = setting(DEFAULT_SILENT_AFTER_MS, minimum=0, maximum=3_600_000)
+    wait_for_microphone: bool = setting(False)
 
 
 class Source(Protocol):
@@ -45,6 +47,7 @@ class Source(Protocol):
     is_paced: sound may come at the pace at which it was made; if not, it comes as fast as it is
     taken.
     num_overflows: how often sound was lost since the source was opened.
+    missing_because: why it was not there when it was opened; "" if it was.
     """
 
     @property
@@ -62,6 +65,9 @@ class Source(Protocol):
     @property
     def num_overflows(self) -> int: ...
 
+    @property
+    def missing_because(self) -> str: ...
+
     def frames(self) -> Iterator[Frame | SourceNotice]:
         """Yield frames from position 0 on until the source ends or is closed; only after a notice
         that it was lost may one be later than the end of the one before. Can be iterated once.
@@ -78,6 +84,7 @@ def open_source(
     realtime: bool,
     capture_queue_ms: int = DEFAULT_CAPTURE_QUEUE_MS,
     silent_after_ms: int = DEFAULT_SILENT_AFTER_MS,
+    wait_for_microphone: bool = False,
 ) -> Source:
     """Open the source that `text` names (see AudioConfig); ConfigError if it is not understood,
     AudioError if it cannot be opened."""
@@ -86,7 +93,7 @@ def open_source(
         return FileSource(name, realtime)
     if kind == "stdin":
         return StdinSource(parse_raw_format(name))
-    return MicrophoneSource(name, capture_queue_ms, silent_after_ms)
+    return MicrophoneSource(name, capture_queue_ms, silent_after_ms, wait_for_microphone)
 
 
 def check_source(text: str) -> tuple[str, str]:

@@ -65,6 +65,7 @@ class StdinSource:
 
     device = ""
     is_live = False
+    missing_because = ""
     is_paced = True
     num_overflows = 0
 

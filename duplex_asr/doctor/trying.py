@@ -26,7 +26,7 @@ LEVELS = 15  # of the daemon, 100 ms each
 
 def hear(device: str) -> Heard:
     """Record for a second and a half; "" is the default device. AudioError."""
-    recorder = Recorder(device, QUEUE_MS, is_again=True)
+    recorder = Recorder(device, QUEUE_MS, is_quiet=True, is_exact=True)
     try:
         recorder.open()
         rate = recorder.format.rate

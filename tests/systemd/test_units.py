@@ -25,7 +25,7 @@ needs_analyze = pytest.mark.skipif(
 
 
 def directives(path: Path) -> list[tuple[str, str]]:
-    lines = path.read_text().splitlines()
+    lines = path.read_text().replace("\\\n", "").splitlines()
     return [
         (key, value)
         for key, equals, value in (line.partition("=") for line in lines if line[:1] != "#")
@@ -86,6 +86,11 @@ def test_nothing_needs_a_newer_systemd_than_249(folder: Path) -> None:
 def test_exit_codes_that_no_restart_cures_are_not_restarted_on(folder: Path) -> None:
     codes = dict(directives(folder / NAMES[0]))["RestartPreventExitStatus"].split()
     assert {str(ConfigError.exit_code), str(EngineError.exit_code)} <= set(codes)
+
+
+@pytest.mark.parametrize("folder", [UNITS, UNITS / "user"], ids=["system", "user"])
+def test_a_missing_microphone_does_not_end_the_service(folder: Path) -> None:
+    assert " serve --wait-for-microphone " in dict(directives(folder / NAMES[0]))["ExecStart"]
 
 
 def test_every_hardening_directive_stands_below_its_reason() -> None:
