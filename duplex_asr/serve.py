@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from duplex_asr import __version__
@@ -36,6 +37,7 @@ from duplex_asr.loaded_on_demand import LoadedOnDemand
 from duplex_asr.loaded_speech import LoadedSpeech
 from duplex_asr.memory_ledger import MemoryLedger, memory_needs, parts_in_turn
 from duplex_asr.reloading import LoadConfig, Reloading
+from duplex_asr.restart_backoff import RestartBackoff
 from duplex_asr.service.notify import take_notifier, take_watchdog_s
 from duplex_asr.service.program_info import RecognizerInfo
 from duplex_asr.service.runtime_dir import RuntimeDir, find_runtime_dir
@@ -78,7 +80,12 @@ def serve(
     ledger = MemoryLedger(needs, config.service.memory_budget_mb, in_turn=parts_in_turn(config))
     ledger.check()
     folder = find_runtime_dir(config.service.runtime_dir)
-    with RuntimeDir(folder, config.service.socket_mode) as runtime_dir:
+    with ExitStack() as stack:
+        runtime_dir = stack.enter_context(RuntimeDir(folder, config.service.socket_mode))
+        if supervision.is_supervised:
+            backoff = stack.enter_context(RestartBackoff(folder))
+            if not backoff.wait(supervision.waiting, signals):
+                return 0
         reference = PlayedReference()
         session = session_recorder(config.debug)
         daemon = Daemon(  # which closes the source in its end

@@ -220,7 +220,7 @@ END
 has_gpu() { [ -e /dev/nvmap ] || [ -e /dev/nvidiactl ]; }
 
 install_units() {
-    local each version
+    local each
     if [ "$mode" = system ]; then
         put "$here/sysusers.d/duplex-asr.conf" /etc/sysusers.d/duplex-asr.conf
         put "$here/tmpfiles.d/duplex-asr.conf" /etc/tmpfiles.d/duplex-asr.conf
@@ -230,10 +230,6 @@ install_units() {
     for each in "${units[@]}"; do
         put "$unit_source/$each" "$unit_dir/$each"
     done
-    version=$(systemd_version)
-    if [ "${version:-0}" -ge 254 ]; then
-        put "$here/drop-ins/backoff.conf" "$drop_in_dir/backoff.conf"
-    fi
     if [ "$mode" = system ] && { [ $gpu = yes ] || { [ $gpu = auto ] && has_gpu; }; }; then
         put "$here/drop-ins/gpu.conf" "$drop_in_dir/gpu.conf"
     elif [ $gpu = no ]; then

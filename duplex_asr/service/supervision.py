@@ -51,6 +51,16 @@ class Supervision:
         self._extend_timer: asyncio.TimerHandle | None = None
         self._feed_timer: asyncio.TimerHandle | None = None
 
+    @property
+    def is_supervised(self) -> bool:
+        """There is a service manager, which starts anew what fails."""
+        return self._notifier.is_listened_to
+
+    def waiting(self, text: str, delay_s: float) -> None:
+        """Nothing is loaded before so much time has passed, for this reason."""
+        extend_by_s = delay_s + EXTEND_BY_S
+        self._notifier.send(STATUS=text, EXTEND_TIMEOUT_USEC=int(extend_by_s * 1_000_000))
+
     def begin(self, warm: Sequence[asyncio.Future[Any]], ask: Callable[[], Pulse]) -> None:
         """The sockets are bound, and engine and voice begin to load.
 

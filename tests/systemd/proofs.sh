@@ -59,6 +59,9 @@ write_config() {
 
 stop_all() { systemctl stop "$unit" duplex-asr-events.socket duplex-asr-control.socket; }
 
+# shellcheck source=/dev/null
+. /repository/tests/systemd/user_proofs.sh
+
 # --- the proofs, in this order ------------------------------------------------------------------
 
 installs() {
@@ -164,6 +167,29 @@ listens_again_after_kill_9() {
     echo "after $((took / 1000)) ms"
 }
 
+starts_ever_later_what_fails() {
+    mkdir -p /opt/fail
+    cat >/opt/fail/sitecustomize.py <<'END'
+import os
+import duplex_asr.asr.engines as module
+module.load_engine = lambda *given: os._exit(1)
+END
+    drop_in fail <<<$'[Service]\nEnvironment=PYTHONPATH=/opt/fail'
+    mark
+    systemctl restart --no-block "$unit"
+    told "waiting 1 s"
+    told "waiting 2 s"
+    told "waiting 4 s"
+    local said
+    said=$(property StatusText)
+    [[ "$said" = Waiting* ]] || fail "its status is '$said'"
+    remove_drop_ins
+    local begun=$SECONDS
+    systemctl restart "$unit" || fail "it does not start"
+    [ $((SECONDS - begun)) -lt 4 ] || fail "whoever starts it has to wait, too"
+    echo "$said"
+}
+
 is_watched() {
     drop_in watchdog <<<$'[Service]\nWatchdogSec=4\nTimeoutAbortSec=2'
     systemctl restart "$unit"
@@ -213,6 +239,22 @@ does_not_restart_on_a_wrong_configuration() {
     write_config
     systemctl reset-failed "$unit" duplex-asr-events.socket duplex-asr-control.socket 2>/dev/null
     systemctl start "$unit"
+}
+
+is_found_well_by_the_doctor() {
+    local said pid
+    pid=$(property MainPID)
+    said=$("$duplex" doctor --json) || fail "$said"
+    for words in "pid $pid, duplex-asr, sockets in /run/duplex-asr: listening" \
+        "events.sock (660, group duplex-asr-listeners): root may connect" \
+        "control.sock (660, group duplex-asr-controllers): root may connect" \
+        "$config is good, the installed service's"; do
+        grep -qF "$words" <<<"$said" || fail "it does not say: $words"
+    done
+    runuser -u stranger -- "$duplex" doctor >/tmp/doctor
+    grep -qF "sudo usermod -aG duplex-asr-listeners stranger" /tmp/doctor ||
+        fail "it does not tell a stranger which group is missing"
+    runuser -u stranger -- "$duplex" doctor | tail -1
 }
 
 refuses_strangers() {
@@ -272,68 +314,6 @@ leaves_nothing() {
     [ "$(property Result)" = success ] || fail "it ended with $(property Result)"
 }
 
-# A user whose PulseAudio has a room, in which recordings are played, and a microphone that hears it.
-makes_a_user_with_sound() {
-    useradd --create-home --uid 2000 dora || exit 1
-    mkdir -p /home/dora/.config/{pulse,duplex-asr}
-    cat >/home/dora/.config/pulse/default.pa <<'END'
-load-module module-native-protocol-unix
-load-module module-null-sink sink_name=room rate=48000 channels=1 norewinds=1
-load-module module-remap-source source_name=microphone master=room.monitor
-set-default-source microphone
-END
-    printf 'pcm.!default { type pulse }\nctl.!default { type pulse }\n' >/home/dora/.asoundrc
-    printf '[engine]\npath = "/opt/duplex-asr/engines/demo"\n' >/home/dora/.config/duplex-asr/config.toml
-    chown -R dora: /home/dora
-    loginctl enable-linger dora || { echo "no lingering in this container"; exit 77; }
-    systemctl start user@2000.service || { echo "no manager for users in this container"; exit 77; }
-    if has_sound; then
-        as_dora systemctl --user start pulseaudio.service || exit 1
-        as_dora pactl info | sed -n 's/^Default Source: //p'
-    else
-        cp $config /home/dora/.config/duplex-asr/config.toml
-        echo "without sound, it hears a file below"
-    fi
-}
-
-has_sound() { command -v pulseaudio >/dev/null; }
-
-as_dora() { runuser -u dora -- env XDG_RUNTIME_DIR=/run/user/2000 HOME=/home/dora "$@"; }
-
-dora_hears() { as_dora python3 /repository/tests/systemd/hear.py /run/user/2000/duplex-asr/events.sock "$1"; }
-
-runs_for_a_user() {
-    local playing=
-    as_dora /repository/systemd/install.sh --user --venv /opt/duplex-asr >/results/install-user 2>&1 ||
-        fail "see install-user"
-    as_dora systemctl --user start duplex-asr.service || fail "it does not start"
-    if has_sound; then
-        dora_hears '"listening"' >/dev/null || exit 1
-        as_dora paplay --device=room /opt/duplex-asr/demo.flac &
-        playing=$!
-    fi
-    dora_hears '"text": "three one four one five"' || exit 1
-    if [ -n "$playing" ]; then kill "$playing"; fi
-}
-
-outlives_the_sound_server() {
-    local pid
-    has_sound || { echo "run without sound"; exit 77; }
-    pid=$(as_dora systemctl --user show -P MainPID duplex-asr.service)
-    dora_hears '"state": "lost"' >/tmp/lost &
-    local lost=$!
-    as_dora systemctl --user kill --signal=KILL pulseaudio.service
-    wait "$lost" || fail "$(cat /tmp/lost)"
-    as_dora systemctl --user start pulseaudio.service
-    dora_hears '"state": "listening"' || exit 1
-    [ "$(as_dora systemctl --user show -P MainPID duplex-asr.service)" = "$pid" ] || fail "it was restarted"
-}
-
-uninstalls_for_a_user() {
-    as_dora /repository/systemd/install.sh --user --uninstall >>/results/install-user 2>&1
-    ! ls -d /run/user/2000/duplex-asr/* /home/dora/.config/systemd/user/duplex-asr* 2>/dev/null || exit 1
-}
-
 uninstalls() {
     /repository/systemd/install.sh --uninstall >>/results/install 2>&1 || fail "see install"
     ! compgen -G '/etc/systemd/system/duplex-asr*' || exit 1
@@ -354,9 +334,11 @@ prove "the first connection starts it" starts_on_the_first_connection
 prove "transcripts of a file come on both sockets" gives_transcripts_on_both_sockets
 prove "its status is in words" says_what_it_does
 prove "start waits until it is ready" is_ready_only_when_it_listens
+prove "the doctor finds it well, and tells a stranger what is missing" is_found_well_by_the_doctor
 prove "a cold engine gets the time that it asks for" has_time_to_load
 prove "it runs without privileges, network and a writable system" runs_confined
 prove "kill -9: it listens again within 5 s" listens_again_after_kill_9
+prove "what fails again and again is started ever later" starts_ever_later_what_fails
 prove "the watchdog ends a daemon that does nothing" is_watched
 prove "the watchdog ends a daemon whose engine hangs" watches_the_engine
 prove "a wrong configuration fails, once, with the reason" does_not_restart_on_a_wrong_configuration
