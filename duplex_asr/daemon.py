@@ -27,6 +27,7 @@ from duplex_asr import __version__
 from duplex_asr.audio.frames import Samples
 from duplex_asr.audio.sources import Source
 from duplex_asr.barge_in import BargeIn, BargeInConfig
+from duplex_asr.budget import Budget
 from duplex_asr.client_recognition import ClientRecognizer
 from duplex_asr.client_speech import ClientSpeech, NoVoice
 from duplex_asr.daemon_threads import DaemonThreads
@@ -98,7 +99,7 @@ class Daemon:
         barge_in: BargeInConfig = BargeInConfig(),  # noqa: B008 - frozen
         describe_memory: Callable[[], dict[str, Any]] = dict,
         supervision: Supervision | None = None,
-        decode_budget_ms: int = WatchdogConfig.decode_budget_ms,
+        budgets: WatchdogConfig = WatchdogConfig(),  # noqa: B008 - frozen
     ) -> None:
         self._source = source
         self._new_endpointer = new_endpointer
@@ -116,27 +117,21 @@ class Daemon:
         self.is_open = asyncio.Event()
         self._is_stopping = threading.Event()
         self._queue = TranscriptionQueue(MAX_QUEUED_UTTERANCES)
-        self._stuck_engine = StuckEngine(self._queue, self._post, decode_budget_ms)
+        self._stuck_engine = StuckEngine(self._queue, Budget(self._post, budgets.decode_budget_ms))
         self._speech_loop = SpeechLoop(engine, self._queue, self._know_engine, self._stuck_engine)
         self._partial_interval_ms = partial_interval_ms
         self._speculation = SpeculationCounts()
-        self._speech_output = SpeechOutput(speech, self._publish) if speech is not None else None
+        self._speech_output: SpeechOutput | None = None
         interruptions: BargeIn | None = None
-        if self._speech_output is not None:
+        if speech is not None:
+            budget = Budget(self._post, budgets.synthesis_budget_ms)
+            self._speech_output = SpeechOutput(speech, self._publish, budget)
             interruptions = BargeIn(barge_in, self._speech_output)
         self._recognition = SourceRecognition(
-            source,
-            new_endpointer,
-            self._queue,
-            self._publish,
-            self._publish_state,
-            lambda event_class: self._publisher.wants(event_class),
-            self._keep,
-            self._is_stopping.is_set,
-            self._speculation,
-            partial_interval_ms,
-            interruptions,
-        )
+            source, new_endpointer, self._queue, self._publish, self._publish_state,
+            lambda event_class: self._publisher.wants(event_class), self._keep,
+            self._is_stopping.is_set, self._speculation, partial_interval_ms, interruptions,
+        )  # fmt: skip
         self._loop: asyncio.AbstractEventLoop
         state = events.State("starting", source.name, "", __version__)
         figures = ServiceFigures()
@@ -265,7 +260,7 @@ class Daemon:
             must_hear=listens and self._source.is_live and not self._recognition.is_lost,
             num_frames=self._recognition.num_frames,
             decode_since_s=self._queue.busy_since_s,
-            synthesis_since_s=speech.busy_since_s if speech is not None else None,
+            synthesis_since_s=speech.stuck_voice.busy_since_s if speech is not None else None,
             load_since_s=self._engine.loading_since_s
             or (speech.voice.loading_since_s if speech is not None else None),
         )

@@ -117,7 +117,7 @@ def serve(
             barge_in=config.barge_in,
             describe_memory=ledger.describe,
             supervision=supervision,
-            decode_budget_ms=config.watchdog.decode_budget_ms,
+            budgets=config.watchdog,
         )
         asyncio.run(_run(daemon, signals, reloading))
     if daemon.has_stuck_threads or "livekit" in sys.modules:

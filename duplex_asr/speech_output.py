@@ -20,14 +20,16 @@ import numpy as np
 
 from duplex_asr import __version__
 from duplex_asr.audio.resampling import PcmConverter
+from duplex_asr.budget import Budget
 from duplex_asr.cancellation import Cancelled
 from duplex_asr.errors import VoiceError
 from duplex_asr.loaded_on_demand import LoadedOnDemand
 from duplex_asr.playback_desk import OnEvent, PlaybackDesk, explain
 from duplex_asr.service.program_info import VoiceInfo
 from duplex_asr.speaker_loop import NewSpeaker, OnPlayed, SpeakerLoop
+from duplex_asr.stuck_voice import StuckVoice
 from duplex_asr.tts.playback import PlaybackConfig
-from duplex_asr.tts.playback_request import Mode, PlaybackRequest
+from duplex_asr.tts.playback_request import Mode, PlaybackRefusal, PlaybackRequest
 from duplex_asr.tts.sounding_sentence import SoundingSentence
 from duplex_asr.tts.speech_reply import SpeechReply
 from duplex_asr.tts.voice import Pcm, Voice, WordMark
@@ -65,32 +67,24 @@ class SpeechParts:
 class SpeechOutput:
     """All that is spoken in one run of the daemon.
 
-    publish: takes every event; called in any thread, must not wait.
+    publish: takes every event; called in any thread, must not wait. budget: of one sentence.
     """
 
-    def __init__(self, parts: SpeechParts, publish: OnEvent) -> None:
+    def __init__(self, parts: SpeechParts, publish: OnEvent, budget: Budget) -> None:
         self.new_cutter = parts.new_cutter
         self.voice = parts.voice
         self._on_loaded: Callable[[VoiceInfo], None] = lambda info: None
         self._info: VoiceInfo | None = None
         self._is_expected = False  # a text has begun since the voice was last looked after
         self._idle_since_s = time.monotonic()
-        self._config = parts.config
-        self._desk = PlaybackDesk(parts.config.max_requests, publish)
-        self._speaker_loop = SpeakerLoop(
-            parts.config, self._desk, parts.new_speaker, parts.on_played
-        )
+        config = self._config = parts.config
+        self._desk = PlaybackDesk(config.max_requests, publish)
+        self._speaker_loop = SpeakerLoop(config, self._desk, parts.new_speaker, parts.on_played)
         self._replies: list[SpeechReply] = []
-        self._busy_since_s: float | None = None
+        self.stuck_voice = StuckVoice(budget, self._give_up)
         self._numbers = itertools.count(1)
 
     # For whoever listens meanwhile
-
-    @property
-    def busy_since_s(self) -> float | None:
-        """When the sentence that the voice speaks was begun, of CLOCK_MONOTONIC; None: there is
-        none."""
-        return self._busy_since_s
 
     @property
     def is_playing(self) -> bool:
@@ -145,6 +139,8 @@ class SpeechOutput:
 
         request_id: None gives it a new one. on_event: gets the events of this request, too.
         """
+        if (refusal := self.stuck_voice.refusal) is not None:
+            raise PlaybackRefusal(*refusal)
         with self._desk.acting() as playback:
             while request_id is None:
                 candidate = f"s{next(self._numbers)}"
@@ -170,7 +166,10 @@ class SpeechOutput:
             return playback.cancel(request_id)
 
     def add_reply(self, reply: SpeechReply) -> None:
-        """Have the voice speak for a client whenever the speaker needs nothing."""
+        """Have the voice speak for a client when the speaker needs nothing."""
+        if (refusal := self.stuck_voice.refusal) is not None:
+            reply.fail(*refusal)
+            return
         with self._desk.changed:
             self._replies.append(reply)
             self._expect()
@@ -210,6 +209,7 @@ class SpeechOutput:
 
     def close(self) -> None:
         """End everything, silence at once; `speak` and `play` return soon."""
+        self.stuck_voice.cancel()
         with self._desk.acting() as playback:
             self._desk.is_closing = True
             playback.end_all("stopping")
@@ -241,7 +241,7 @@ class SpeechOutput:
         while (work := self._next_work()) is not None:
             with contextlib.suppress(Cancelled):
                 work()
-            self._busy_since_s = None
+            self.stuck_voice.ended()
             self._idle_since_s = time.monotonic()
         self.voice.unload()
 
@@ -335,7 +335,7 @@ class SpeechOutput:
         code = "voice-unavailable"
         try:
             voice = self._load()
-            self._busy_since_s = time.monotonic()  # which loading does not count for
+            self.stuck_voice.begun()
             code = "synthesis-failed"
             converter = PcmConverter(voice.rate, rate)
             for piece in voice.synthesize(sentence.text, sentence.cancellation):
@@ -355,6 +355,15 @@ class SpeechOutput:
         except Exception as exc:  # noqa: BLE001 - a fault of the voice costs one text
             self._fail(sentence, code, exc)
 
+    def _give_up(self, code: str, text: str) -> None:
+        """The voice is stuck: nobody is kept waiting for it. In the event loop's thread."""
+        self._desk.give_up("failed", code, text)
+        with self._desk.changed:
+            replies, self._replies = self._replies, []
+        for reply in replies:
+            reply.cancellation.set()
+            reply.fail(code, text)
+
     def _fail(self, sentence: SoundingSentence, code: str, exc: Exception) -> None:
         with self._desk.acting() as playback:
             request = playback.request_of(sentence)
@@ -366,7 +375,7 @@ class SpeechOutput:
         code = "voice-unavailable"
         try:
             voice = self._load()
-            self._busy_since_s = time.monotonic()  # which loading does not count for
+            self.stuck_voice.begun()
             code = "synthesis-failed"
             for piece in voice.synthesize(text, reply.cancellation):
                 with self._desk.changed:

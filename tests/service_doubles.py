@@ -34,6 +34,7 @@ from duplex_asr.loaded_speech import LoadedSpeech
 from duplex_asr.service.program_info import RecognizerInfo
 from duplex_asr.service.runtime_dir import RuntimeDir, ServiceConfig
 from duplex_asr.service.supervision import Supervision
+from duplex_asr.service.watchdog import WatchdogConfig
 from duplex_asr.service.wyoming_wire import encode_event
 from duplex_asr.speech_output import SpeechParts
 
@@ -211,7 +212,7 @@ class Room:
         service: ServiceConfig = ServiceConfig(),  # noqa: B008 - frozen
         load_speech: Callable[[], LoadedSpeech] | None = None,
         unload_after_s: float = -1,
-        decode_budget_ms: int = 60_000,
+        budgets: WatchdogConfig = WatchdogConfig(),  # noqa: B008 - frozen
         new_endpointer: Callable[[NewId], Endpointer] = new_endpointer,
         saved_utterances: SavedUtterances | None = None,
         session: SessionRecorder | None = None,
@@ -228,7 +229,7 @@ class Room:
             source=self.source,
             new_endpointer=new_endpointer,
             engine=self.engine,
-            decode_budget_ms=decode_budget_ms,
+            budgets=budgets,
             runtime_dir=self.runtime_dir,
             service=service,
             options=options,

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from duplex_asr.budget import Budget
 from duplex_asr.service import events
 from duplex_asr.speech_output import SpeechOutput
 from duplex_asr.tts.playback_request import PlaybackRequest
@@ -24,7 +25,7 @@ class Stage:
     def __init__(self, speaker: SpeakerRoom) -> None:
         self.speaker = speaker
         self.told: queue.Queue[Any] = queue.Queue()
-        self.output = SpeechOutput(speaker.parts, self.told.put)
+        self.output = SpeechOutput(speaker.parts, self.told.put, Budget(lambda *_: None, 1_000))
 
     def say(self, text: str, name: str | None = None, **options: Any) -> PlaybackRequest:
         request = self.output.start(

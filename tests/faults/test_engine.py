@@ -11,6 +11,7 @@ from typing import Any
 
 from duplex_asr.daemon import MAX_QUEUED_UTTERANCES
 from duplex_asr.hearing.endpointer import Endpointer, NewId
+from duplex_asr.service.watchdog import WatchdogConfig
 from tests.service_doubles import (
     ENDPOINTING,
     WORDS,
@@ -24,14 +25,14 @@ from tests.service_doubles import (
 )
 
 ENDINGS = ("transcript", "utterance-rejected", "error")
-BUDGET_MS = 100
+BUDGETS = WatchdogConfig(decode_budget_ms=100)
 
 
 class HangingRoom(Room):
     """A room whose engine does not look at anything while it hears a "two", until it is let go."""
 
     def __init__(self, folder: Path, **options: Any) -> None:
-        super().__init__(folder, load_speech=self.load, decode_budget_ms=BUDGET_MS, **options)
+        super().__init__(folder, load_speech=self.load, budgets=BUDGETS, **options)
         self.let_go = threading.Event()
 
     def load(self) -> Any:
@@ -148,7 +149,7 @@ def test_an_utterance_that_is_stuck_when_the_daemon_stops_is_named(tmp_path: Pat
 
 def test_an_engine_that_takes_its_time_within_the_budget_is_not_stuck(tmp_path: Path) -> None:
     async def scenario() -> None:
-        room = Room(tmp_path / "run", decode_budget_ms=3_600_000)
+        room = Room(tmp_path / "run", budgets=WatchdogConfig(decode_budget_ms=3_600_000))
         room.speech.gate.clear()
         async with room.listening() as listener:
             room.source.say(1, 2)
