@@ -64,14 +64,16 @@ def test_systemd_finds_nothing_wrong_with_the_units(options: list[str], tmp_path
 
 
 @needs_analyze
-@pytest.mark.parametrize(
-    ("drop_in", "at_most"), [(None, 2.0), ("gpu.conf", 2.0), ("tcp.conf", 2.0)]
-)
-def test_the_service_is_exposed_to_little(
-    tmp_path: Path, drop_in: str | None, at_most: float
+@pytest.mark.parametrize("drop_in", [None, "gpu.conf", "tcp.conf"])
+def test_the_service_is_exposed_to_as_little_as_documented(
+    tmp_path: Path, drop_in: str | None
 ) -> None:
     unit = UNITS / NAMES[0] if drop_in is None else with_drop_in(tmp_path, drop_in)
-    assert exposure(unit) <= at_most
+    shown = f"`drop-ins/{drop_in}`" if drop_in else "none"
+    table = (UNITS / "README.md").read_text()
+    documented = re.search(rf"^\| {re.escape(shown)} \|.*\| ([\d.]+) \|$", table, re.MULTILINE)
+    assert documented is not None
+    assert exposure(unit) <= float(documented[1]) + 0.2 <= 2.0  # other versions judge otherwise
 
 
 @pytest.mark.parametrize("folder", [UNITS, UNITS / "user"], ids=["system", "user"])
@@ -93,13 +95,17 @@ def test_a_missing_microphone_does_not_end_the_service(folder: Path) -> None:
     assert " serve --wait-for-microphone " in dict(directives(folder / NAMES[0]))["ExecStart"]
 
 
-def test_every_hardening_directive_stands_below_its_reason() -> None:
-    hardening = (UNITS / NAMES[0]).read_text().split("# --- hardening")[1].split("[Install]")[0]
-    paragraph_has_reason = False
-    for line in hardening.splitlines()[1:]:
-        if line.startswith("#"):
-            paragraph_has_reason = True
-        assert paragraph_has_reason or not line, line
+@pytest.mark.parametrize("folder", [UNITS, UNITS / "user"], ids=["system", "user"])
+def test_every_hardening_directive_has_a_comment_that_says_on_or_off(folder: Path) -> None:
+    text = (folder / NAMES[0]).read_text().split("# --- hardening")[1].split("[Install]")[0]
+    lines = text.splitlines()[1:]
+    found = [number for number, line in enumerate(lines) if line and line[0] != "#"]
+    assert len(found) >= 14
+    for number in found:
+        begin = number - 1
+        while lines[begin][:1] == "#" and not lines[begin].startswith(("# On", "# Off")):
+            begin -= 1
+        assert lines[begin].startswith(("# On", "# Off")), lines[number]
 
 
 def test_no_network_address_family_is_allowed_but_in_the_drop_in_for_tcp() -> None:
