@@ -27,7 +27,7 @@ from duplex_asr.daemon import Daemon, ServeOptions
 from duplex_asr.debugging.saved_utterances import DebugConfig, SavedUtterances
 from duplex_asr.debugging.session_recorder import SessionRecorder
 from duplex_asr.echo_cancelled_source import EchoCancelledSource
-from duplex_asr.errors import ConfigError
+from duplex_asr.errors import AudioError, ConfigError
 from duplex_asr.freed_memory import return_freed_memory
 from duplex_asr.hearing.endpointer import Endpointer, NewId
 from duplex_asr.hearing.reference import PlayedReference
@@ -88,8 +88,14 @@ def serve(
                 return 0
         reference = PlayedReference()
         session = session_recorder(config.debug)
+        try:
+            source = open_ears(config, reference, ledger, session, signals)
+        except AudioError:
+            if signals.is_received:  # which has ended the opening
+                return 0
+            raise
         daemon = Daemon(  # which closes the source in its end
-            source=open_ears(config, reference, ledger, session),
+            source=source,
             new_endpointer=lambda new_id: new_endpointer(reloading.config, new_id),
             engine=LoadedOnDemand(
                 ledger.measured("speech engine", lambda: load_speech(config, engine_folder)),
@@ -165,12 +171,16 @@ def open_ears(
     reference: PlayedReference,
     ledger: MemoryLedger,
     session: SessionRecorder | None,
+    signals: StopSignals,
 ) -> Source:
-    """The source of the configuration; a microphone without what the device itself plays."""
+    """The source of the configuration; a microphone without what the device itself plays.
+
+    A sound server that hangs keeps it for ten seconds, or until a signal comes.
+    """
     audio = config.audio
     source = open_source(
         audio.source, audio.realtime, audio.capture_queue_ms, audio.silent_after_ms,
-        audio.wait_for_microphone,
+        audio.wait_for_microphone, signals.notify,
     )  # fmt: skip
     if not isinstance(source, MicrophoneSource):
         if session is not None:

@@ -24,8 +24,9 @@ Makes a virtual environment, installs duplex-asr into it and the units beside it
 command. Nothing is enabled or started, and no configuration is overwritten.
 
   --user          for the user who runs this, with PipeWire or PulseAudio; without root
-  --venv DIR      use this environment, and install into it only if duplex-asr is not in it; without it
-                  one is made in /opt/duplex-asr (--user: ~/.local/share/duplex-asr/venv)
+  --venv DIR      use this environment (the current one: "\$VIRTUAL_ENV"), and install into it only if
+                  duplex-asr is not in it; without it one is made in /opt/duplex-asr
+                  (--user: ~/.local/share/duplex-asr/venv)
   --package WHAT  what pip installs: a folder, a wheel, or a name with a version [this checkout]
   --python FILE   the Python to make the environment with, 3.10 or newer [python3]
   --gpu, --no-gpu with or without the drop-in for a GPU [with it, where there is one]
@@ -282,13 +283,15 @@ END
 # What this script has put there, and the folders if nothing else is in them: engines that somebody
 # has built beside the demo engine stay.
 take_program_away() {
-    local each
+    local each folders
     for each in bin include lib64 lib share pyvenv.cfg; do # lib64 is a link to lib
         take_away "$own_venv/$each"
     done
     take_away "$share/engines/demo"
     if [ -L "$program" ]; then run rm -f "$program"; fi # it points to nothing now
-    for each in "$share/engines" "$own_venv" "$share"; do
+    folders=("$share/engines" "$share")
+    if [ "$own_venv" != "$share" ]; then folders=("$own_venv" "${folders[@]}"); fi
+    for each in "${folders[@]}"; do
         if [ -d "$each" ] || [ "$dry_run" = yes ]; then run rmdir --ignore-fail-on-non-empty "$each"; fi
     done
     if [ -d "$share" ] && [ "$dry_run" = no ]; then said left "$share, with what others have put there"; fi

@@ -17,7 +17,8 @@ import pytest
 import soundfile
 
 from duplex_asr.service.client import EventReader
-from tests.daemon_process import DEMO, read_until, running_daemon, texts_of
+from tests.audio.sound_faults import HANGS, with_fault
+from tests.daemon_process import DEMO, DUPLEX_ASR, read_until, running_daemon, texts_of
 from tests.service_manager import Manager
 from tests.soundcard import SoundCard, missing_programs, open_sound_card
 
@@ -130,6 +131,25 @@ def test_a_service_waits_for_a_microphone_that_is_missing_at_the_start(tmp_path:
             assert daemon.poll() is None
     assert heard["text"] == SPOKEN[1]["text"]
     assert heard["start_ms"] > 1_000 * float(after[1]) - 100  # positions count from the start on
+
+
+@pytest.mark.parametrize("options", [(), ("--wait-for-microphone",)], ids=["by hand", "service"])
+def test_a_signal_ends_a_start_that_hangs_at_the_microphone(
+    tmp_path: Path, sound_card: SoundCard, options: tuple[str, ...]
+) -> None:
+    env = with_fault(sound_card.env, HANGS, tmp_path / "fault")
+    env["PYTHONPATH"] += f":{Path(__file__).parents[1]}"
+    command = [*DUPLEX_ASR, "serve", "--engine", str(DEMO), "--runtime-dir", str(tmp_path / "run"),
+               "--source", "microphone", *options]  # fmt: skip
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while "hanging" not in process.stderr.readline():
+            assert process.poll() is None
+        before = time.monotonic()
+        process.terminate()
+        assert process.wait(20) == 0
+        assert time.monotonic() - before < 5
+    assert not (tmp_path / "run").exists()
 
 
 def read_until_text(reader: EventReader, utterance_id: str) -> list[dict[str, Any]]:

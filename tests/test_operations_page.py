@@ -124,7 +124,8 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_scripts_that_are_named_exist_and_know_their_options() -> None:
-    for script, options in re.findall(r"((?:systemd|build_scripts)/\w+\.sh)((?: --[\w-]+)*)", PAGE):
+    scripts = r"((?:tests/)?(?:systemd|build_scripts)/\w+\.sh)((?: --[\w-]+)*)"
+    for script, options in re.findall(scripts, PAGE):
         text = (REPO / script).read_text()
         for option in options.split():
             assert option in text or option == "--dry-run", (script, option)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -44,11 +44,13 @@ class MicrophoneSource:
         capture_queue_ms: int,
         silent_after_ms: int,
         may_be_missing: bool = False,
+        opening: Callable[[Callable[[], None]], None] = lambda give_up: None,
     ) -> None:
         """Open the input device that `device` names, or the default one if empty; AudioError.
 
         It does not record before `frames` is iterated: until then nobody wants to be heard.
         may_be_missing: one that cannot be opened is lost from the beginning, and no error.
+        opening: is given what ends that at once, before it is waited for.
         """
         self._wanted = device
         self._capture_queue_ms = capture_queue_ms
@@ -67,6 +69,7 @@ class MicrophoneSource:
         self.device = device
         self.name = f"microphone:{device}" if device else "microphone"
         self._recorder = Recorder(device, capture_queue_ms, is_quiet=False, is_exact=False)
+        opening(self._recorder.kill)
         try:
             self._open()
         except AudioError as exc:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -85,15 +85,16 @@ def open_source(
     capture_queue_ms: int = DEFAULT_CAPTURE_QUEUE_MS,
     silent_after_ms: int = DEFAULT_SILENT_AFTER_MS,
     wait_for_microphone: bool = False,
+    opening: Callable[[Callable[[], None]], None] = lambda give_up: None,
 ) -> Source:
     """Open the source that `text` names (see AudioConfig); ConfigError if it is not understood,
-    AudioError if it cannot be opened."""
+    AudioError if it cannot be opened. opening: as of MicrophoneSource."""
     kind, name = check_source(text)
     if kind == "file":
         return FileSource(name, realtime)
     if kind == "stdin":
         return StdinSource(parse_raw_format(name))
-    return MicrophoneSource(name, capture_queue_ms, silent_after_ms, wait_for_microphone)
+    return MicrophoneSource(name, capture_queue_ms, silent_after_ms, wait_for_microphone, opening)
 
 
 def check_source(text: str) -> tuple[str, str]:

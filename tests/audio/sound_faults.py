@@ -53,6 +53,15 @@ def fail(*args):
 
 sounddevice.RawInputStream.start = sounddevice.RawOutputStream.start = fail
 """
+HANGS = """
+import sounddevice, time
+
+def hang(*args, **options):
+    print("hanging", file=__import__("sys").stderr, flush=True)
+    time.sleep(60)
+
+sounddevice.check_input_settings = hang
+"""
 PRINTS = """
 import os, sounddevice
 check = sounddevice.check_input_settings

@@ -1,23 +1,24 @@
 #!/usr/bin/env bash
-# Boots a Debian with systemd in a container, installs duplex-asr with systemd/install.sh and proves on it
-# what the units promise. The proofs themselves are in proofs.sh, which runs inside.
+# Boots a Debian or an Ubuntu with systemd in a container, installs duplex-asr with systemd/install.sh and
+# proves on it what the units promise. The proofs themselves are in proofs.sh, which runs inside.
 set -euo pipefail
 
 repository=$(cd "$(dirname "$0")/../.." && pwd)
 cache=${DUPLEX_ASR_SYSTEMD_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/duplex-asr-systemd}
 limit_s=600
 suite=bookworm
-suite_python=3.11
 packages=systemd,systemd-sysv,dbus,libpam-systemd,python3,python3-venv,libportaudio2,socat,procps
 sound=-sound  # also the name of the system that has it
 
 usage() {
     cat <<END
-usage: tests/systemd/run.sh [--no-sound] [--help]
+usage: tests/systemd/run.sh [--suite NAME] [--no-sound] [--help]
 
 Needs root, debootstrap and systemd-nspawn (Debian: debootstrap systemd-container). The system and the
 wheels are kept in \$DUPLEX_ASR_SYSTEMD_CACHE [$cache];
 what a run changes is thrown away. Packages come from where apt and pip of this machine get theirs.
+--suite is bookworm (Debian 12, systemd 252), trixie (Debian 13, systemd 257) or jammy (Ubuntu 22.04,
+which JetPack 6 is, systemd 249).
 With --no-sound the system is smaller, and the service of a user hears a recording instead of that
 user's PulseAudio.
 Prints one line per proof: ok, FAILED or skipped, with the reason.
@@ -33,8 +34,27 @@ check_machine() {
     command -v debootstrap >/dev/null || skip "debootstrap is not installed"
     command -v systemd-nspawn >/dev/null || skip "systemd-nspawn is not installed (systemd-container)"
     unshare --mount --pid --fork true 2>/dev/null || skip "this machine allows no containers"
-    python=$(command -v "python$suite_python" || command -v python3) || skip "no Python to get wheels with"
-    "$python" -m pip --version >/dev/null 2>&1 || skip "$python has no pip to get wheels with"
+    for python in "python$suite_python" python3 ''; do
+        if [ -z "$python" ]; then skip "no Python with pip, to get wheels with"; fi
+        if "$python" -m pip --version >/dev/null 2>&1; then break; fi
+    done
+}
+
+# The Python of a suite, and where its packages come from if apt of this machine does not say.
+choose_suite() {
+    mirror=http://deb.debian.org/debian
+    components=main
+    more_wheels=()
+    case $suite in
+        bookworm) suite_python=3.11 ;;
+        trixie) suite_python=3.13 ;;
+        jammy)
+            suite_python=3.10
+            more_wheels=('tomli>=2.0') # which pip leaves out where it runs on a newer Python itself
+            mirror=http://archive.ubuntu.com/ubuntu
+            components=main,universe ;;
+        *) echo "tests/systemd/run.sh: unknown suite $suite, see --help" >&2; exit 2 ;;
+    esac
 }
 
 make_base() {
@@ -42,14 +62,14 @@ make_base() {
     [ -z "$sound" ] || packages+=,pulseaudio,pulseaudio-utils,libasound2-plugins
     [ "$(cat "$base/.made-of" 2>/dev/null)" != "$packages" ] || return 0
     echo "making a $suite in $base (once) ..."
-    local mirror proxy
+    local known proxy
     # shellcheck disable=SC2016 # apt-get replaces it
-    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Codename: $suite" |
+    known=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Codename: $suite" |
         head -1) || true
     proxy=$(apt-config dump --format '%v' Acquire::http::Proxy) || true
     rm -rf --one-file-system "$base"
     http_proxy=${proxy:-${http_proxy:-}} debootstrap --variant=minbase --include="$packages" \
-        "$suite" "$base" "${mirror:-http://deb.debian.org/debian}" >"$cache/debootstrap.log" 2>&1 ||
+        --components="$components" "$suite" "$base" "${known:-$mirror}" >"$cache/debootstrap.log" 2>&1 ||
         skip "debootstrap failed, see $cache/debootstrap.log"
     echo "$packages" >"$base/.made-of"
 }
@@ -57,7 +77,7 @@ make_base() {
 # All wheels that the package needs, for the container's Python, and its own.
 make_wheels() {
     local needs stamp
-    needs=$cache/wheels
+    needs=$cache/wheels-$suite_python
     stamp=$needs/.made-of-$(sha256sum "$repository/setup.cfg" | cut -c 1-16)
     mkdir -p "$work/wheel"
     in_copy "$python" -m pip wheel --quiet --disable-pip-version-check --no-deps \
@@ -68,7 +88,7 @@ make_wheels() {
         rm -rf "$needs"
         "$python" -m pip download --quiet --disable-pip-version-check --only-binary=:all: \
             --python-version "$suite_python" --implementation cp --dest "$needs" \
-            "$work"/wheel/*.whl 2>>"$work/pip.log" || without_wheels
+            "$work"/wheel/*.whl "${more_wheels[@]}" 2>>"$work/pip.log" || without_wheels
         rm -f "$needs"/duplex_asr-*
         touch "$stamp"
     fi
@@ -127,8 +147,8 @@ clean_up() {
 boot() {
     local container status=0
     timeout --kill-after=20 "$limit_s" systemd-nspawn --quiet --directory="$work/root" --boot \
-        --register=no --keep-unit --bind-ro="$repository:/repository" \
-        --bind-ro="$cache/wheels:/wheels" --bind-ro="$work/wheel:/wheel" --bind="$work/results:/results" \
+        --register=no --keep-unit --bind-ro="$repository:/repository" --bind="$work/results:/results" \
+        --bind-ro="$cache/wheels-$suite_python:/wheels" --bind-ro="$work/wheel:/wheel" \
         </dev/null >"$work/results/boot" 2>&1 &
     container=$!
     tail -n +1 -f --pid="$container" "$work/results/proofs" 2>/dev/null
@@ -142,12 +162,19 @@ boot() {
 }
 
 main() {
-    case ${1:-} in
-        '') ;;
-        --no-sound) sound= ;;
-        --help | -h) usage; exit 0 ;;
-        *) echo "tests/systemd/run.sh: unknown option $1, see --help" >&2; exit 2 ;;
-    esac
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --no-sound) sound= ;;
+            --suite)
+                [ $# -ge 2 ] || { echo "tests/systemd/run.sh: --suite needs a name, see --help" >&2; exit 2; }
+                suite=$2
+                shift ;;
+            --help | -h) usage; exit 0 ;;
+            *) echo "tests/systemd/run.sh: unknown option $1, see --help" >&2; exit 2 ;;
+        esac
+        shift
+    done
+    choose_suite
     check_machine
     mkdir -p "$cache"
     exec 9>"$cache/lock"
