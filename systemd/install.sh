@@ -284,7 +284,7 @@ END
 # has built beside the demo engine stay.
 take_program_away() {
     local each folders
-    for each in bin include lib64 lib share pyvenv.cfg; do # lib64 is a link to lib
+    for each in bin include lib64 lib share pyvenv.cfg .gitignore; do # lib64 is a link to lib
         take_away "$own_venv/$each"
     done
     take_away "$share/engines/demo"

@@ -147,7 +147,8 @@ clean_up() {
 boot() {
     local container status=0
     timeout --kill-after=20 "$limit_s" systemd-nspawn --quiet --directory="$work/root" --boot \
-        --register=no --keep-unit --bind-ro="$repository:/repository" --bind="$work/results:/results" \
+        --register=no --keep-unit --private-network \
+        --bind-ro="$repository:/repository" --bind="$work/results:/results" \
         --bind-ro="$cache/wheels-$suite_python:/wheels" --bind-ro="$work/wheel:/wheel" \
         </dev/null >"$work/results/boot" 2>&1 &
     container=$!

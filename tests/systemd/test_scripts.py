@@ -11,6 +11,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 INSTALL = REPOSITORY / "systemd" / "install.sh"
+VENV = ("bin", "include", "lib64", "lib", "share", "pyvenv.cfg", ".gitignore")  # of 3.13, the last
 SCRIPTS = [INSTALL, *sorted((REPOSITORY / "tests" / "systemd").glob("*.sh"))]
 
 
@@ -69,7 +70,7 @@ def test_an_uninstall_takes_nothing_that_is_not_its_own() -> None:
         "/etc/systemd/system/duplex-asr.service.d",
         "/etc/sysusers.d/duplex-asr.conf",
         "/etc/tmpfiles.d/duplex-asr.conf",
-        *(f"/opt/duplex-asr/{each}" for each in "bin include lib64 lib share pyvenv.cfg".split()),
+        *(f"/opt/duplex-asr/{each}" for each in VENV),
         "/opt/duplex-asr/engines/demo",
         "/run/duplex-asr",
     }
