@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -8,6 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.soundcard import SoundCard, missing_programs, open_sound_card
+
+
+def pytest_collection_finish() -> None:
+    """Take what importing all tests has left for lasting: a test that collects its own garbage, to
+    see whether anything was left open, need not go through hundreds of thousands of others."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
