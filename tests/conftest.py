@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,13 @@ from pathlib import Path
 import pytest
 
 from tests.soundcard import SoundCard, missing_programs, open_sound_card
+
+
+def pytest_configure() -> None:
+    """Have Ctrl-C heard by this and by what it starts, also where a shell without job control
+    started it in the background, with SIGINT ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:

@@ -64,9 +64,9 @@ def test_a_failed_step_is_explained_and_the_next_run_goes_on_there(
     check_files(engine(board), read_manifest(engine(board)))
 
 
-def hear_ctrl_c() -> None:
-    """A shell without job control starts pytest with SIGINT ignored, and children inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def hear_hangup() -> None:
+    """nohup starts pytest with SIGHUP ignored, and children inherit that."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def start_and_hang(board: Board, step: str) -> tuple[subprocess.Popen[str], int]:
@@ -74,7 +74,7 @@ def start_and_hang(board: Board, step: str) -> tuple[subprocess.Popen[str], int]
     process = subprocess.Popen(
         board.command(SCRIPT), cwd=board.folder, stderr=subprocess.PIPE, text=True,
         env={**board.environment, "STAND_IN_FAILURE": f"{step} hang", "SIGN_OF_LIFE_S": "1"},
-        start_new_session=True, preexec_fn=hear_ctrl_c,
+        start_new_session=True, preexec_fn=hear_hangup,
     )  # fmt: skip
     pid_file = board.folder / f"calls.{step}.pid"
     deadline = time.monotonic() + 30
