@@ -44,7 +44,7 @@ def hand_over(
     """Run PROGRAM with these sockets as its descriptors 3, 4, ..."""
     duplicates = [os.dup(each.fileno()) for each in given]
     # By way of high numbers, since the low ones may be among those still to be moved.
-    high = [50 + i for i in range(len(given))]
+    high = [max(50, *duplicates) + 1 + i for i in range(len(given))]
     moves = "; ".join(
         [f"exec {h}<&{fd}" for h, fd in zip(high, duplicates, strict=True)]
         + [f"exec {3 + i}<&{h}" for i, h in enumerate(high)]
