@@ -50,7 +50,7 @@ $(VENV)/.dev: $(BIN)/python setup.cfg
 # Without its dependencies, since openai-whisper would bring a GPU compiler that nothing here needs.
 $(VENV)/.reference: $(VENV)/.dev
 	@echo "Installing torch, openai-whisper, transformers and kokoro-onnx into $(VENV) (once) ..."
-	$(PIP) 'torch>=2.4' 'transformers>=4.46' more-itertools numba tqdm
+	$(PIP) torch==2.13.0 'transformers>=4.46' more-itertools numba tqdm
 	$(PIP) --no-deps openai-whisper==20250625
 	$(PIP) -e '.[kokoro]'
 	@touch $@

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ SIZES: dict[str, tuple[int, int] | None] = {
     "tiny": None,
     "base.en": None,
     "base": None,
-    "small.en": None,
+    "small.en": (2, 2),
     "small": (4, 4),
     "medium": (2, 2),
     "large-v2": (2, 2),
@@ -93,6 +94,13 @@ def hugging_face_model(dimensions: ModelDimensions, state: dict[str, Any]) -> An
     return model
 
 
+def random_weights_left_out() -> Any:
+    """What a new layer would draw is overwritten by the checkpoint's, strictly."""
+    return mock.patch.multiple(
+        torch.nn.init, kaiming_uniform_=mock.DEFAULT, uniform_=mock.DEFAULT, normal_=mock.DEFAULT
+    )
+
+
 @pytest.fixture(scope="module", params=SIZES)
 def programs(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -102,7 +110,8 @@ def programs(
     folder = tmp_path_factory.mktemp(request.param)
     state = {name: torch.from_numpy(values) for name, values in weights.items()}
     torch.save({"dims": vars(dimensions), "model_state_dict": state}, folder / "model.pt")
-    openai = whisper.load_model(str(folder / "model.pt"), device="cpu").float().eval()
+    with random_weights_left_out():
+        openai = whisper.load_model(str(folder / "model.pt"), device="cpu").float().eval()
 
     found = hugging_face_model(dimensions, state)
     found.save_pretrained(folder / "model", max_shard_size="100MB")
