@@ -12,7 +12,7 @@ import pytest
 
 from tests.soundcard import missing_programs
 
-pytestmark = [pytest.mark.soundcard, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.soundcard, pytest.mark.alone, pytest.mark.timeout(240)]
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "duplex.py"
 NUM_BARGE_INS = 3
 

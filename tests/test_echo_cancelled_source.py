@@ -140,6 +140,7 @@ def play_and_tell(speaker: Speaker, sound: np.ndarray, reference: PlayedReferenc
 
 
 @pytest.mark.soundcard
+@pytest.mark.alone
 def test_the_device_does_not_hear_itself_speak(sound_card, monkeypatch, shared_data):
     for name, value in sound_card.env.items():
         monkeypatch.setenv(name, value)

@@ -13,7 +13,7 @@ from tests.daemon_process import DEMO, read_until, running_daemon, texts_of
 from tests.duplex_room import open_duplex_room
 from tests.soundcard import missing_programs
 
-pytestmark = [pytest.mark.soundcard, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.soundcard, pytest.mark.alone, pytest.mark.timeout(120)]
 TEXT = "The harbour lay quiet in the morning light, and the boats came in with the tide."
 SPOKEN = json.loads((DEMO / "demo.json").read_text())
 

@@ -23,6 +23,7 @@ def resident_mb(pid: int) -> float:
     return int(found[1]) / 1024
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_of_clients_is_given_back_when_they_have_left(tmp_path: Path) -> None:
     samples, rate = soundfile.read(RECORDING, dtype="int16", frames=3 * 16_000)

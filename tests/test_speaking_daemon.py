@@ -16,7 +16,7 @@ from tests.audio.listening_at_the_speaker import RATE, listening
 from tests.daemon_process import DUPLEX_ASR, running_daemon
 from tests.soundcard import SoundCard
 
-pytestmark = [pytest.mark.soundcard, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.soundcard, pytest.mark.alone, pytest.mark.timeout(180)]
 TEXT = "The light in the kitchen is on. It is half past seven, and the door is closed."
 FIRST_AUDIO_MS = 400  # on a loaded machine; docs/benchmarks.md has what is usual
 SILENT_WITHIN_S = 0.3
