@@ -10,22 +10,28 @@ import subprocess
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from subprocess import TimeoutExpired
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 
+from duplex_asr.audio.files import FileSource
+from duplex_asr.audio.frames import SAMPLE_RATE
+from duplex_asr.hearing.endpointer import Endpointer
+from duplex_asr.hearing.endpointer_config import EndpointerConfig
+from duplex_asr.hearing.vad import VadConfig, load_detector
 from duplex_asr.service.client import EventReader
 from tests.audio.sound_faults import HANGS, with_fault
 from tests.daemon_process import DEMO, DUPLEX_ASR, read_until, running_daemon, texts_of
 from tests.service_manager import Manager
 from tests.soundcard import SoundCard, missing_programs, open_sound_card
 
-pytestmark = [pytest.mark.soundcard, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.soundcard, pytest.mark.alone, pytest.mark.timeout(180)]
 SPOKEN = json.loads((DEMO / "demo.json").read_text())
 EXPECTED = [each["text"] for each in SPOKEN if each["text"]]
-MAX_IDLE_SHARE = 0.05  # of one core; 0.013 to 0.025 where nothing else runs
+MAX_LISTENING_SHARE = 0.05  # of one core
+MAX_TIMES_LISTENING = 2.5
 IDLE_LISTEN_S = 8
 NUM_OUTAGES = 3
 HEARD_AGAIN_WITHIN_S = 8  # of which the new server takes 2 before it hands out the first sound
@@ -39,6 +45,17 @@ def processor_seconds(pid: int) -> float:
         numbers = Path(f"/proc/{each}/stat").read_text().rsplit(")", 1)[1].split()
         ticks += int(numbers[11]) + int(numbers[12])
     return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def listen_to_silence(path: Path) -> float:
+    """Hear silence for IDLE_LISTEN_S, as it comes, as the daemon does but with no microphone and
+    no daemon; returns the processor time that it took."""
+    soundfile.write(path, np.zeros(IDLE_LISTEN_S * SAMPLE_RATE, np.int16), SAMPLE_RATE)
+    endpointer = Endpointer(load_detector(VadConfig()), EndpointerConfig(), lambda: "u")
+    before = time.thread_time()
+    for frame in FileSource(path, realtime=True).frames():
+        assert endpointer.push(frame) == []
+    return time.thread_time() - before
 
 
 def begin_to_speak(card: SoundCard, folder: Path) -> subprocess.Popen[bytes]:
@@ -64,13 +81,16 @@ def test_people_in_the_room_are_transcribed_and_silence_costs_nothing(
             assert texts_of(events) == EXPECTED
             assert all(each["source"].startswith("microphone") for each in events)
 
-        # Nobody waits here for anything to happen: it is the length of the measurement.
+        # A busy machine makes both dearer, up to three times, and by the same factor.
         before = processor_seconds(daemon.pid)
-        with pytest.raises(TimeoutExpired):
-            daemon.wait(IDLE_LISTEN_S)
-        share = (processor_seconds(daemon.pid) - before) / IDLE_LISTEN_S
-        print(f"idle with the microphone open: {100 * share:.2f} % of one core")
-        assert share < MAX_IDLE_SHARE
+        needed_s = listen_to_silence(tmp_path / "silence.wav")
+        used_s = processor_seconds(daemon.pid) - before
+        print(
+            f"idle with the microphone open: {100 * used_s / IDLE_LISTEN_S:.2f} % of one core,"
+            f" {used_s / needed_s:.1f} times what listening takes in one thread"
+        )
+        assert needed_s < MAX_LISTENING_SHARE * IDLE_LISTEN_S
+        assert used_s < MAX_TIMES_LISTENING * needed_s
     assert not (run / "events.sock").exists()
 
 
