@@ -22,7 +22,7 @@ from tests.daemon_process import DEMO, log_of, running_daemon, wait_for_line
 from tests.duplex_room import open_duplex_room
 from tests.soundcard import missing_programs
 
-pytestmark = [pytest.mark.soundcard, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.soundcard, pytest.mark.alone, pytest.mark.timeout(90)]
 EXAMPLE = Path(__file__).parents[1] / "examples" / "voice_agent.py"
 SPOKEN = json.loads((DEMO / "demo.json").read_text())
 ANSWERS = [
@@ -98,7 +98,11 @@ def test_it_answers_is_interrupted_and_tells_the_model_what_was_heard(tmp_path: 
         lines = [agent.stdout.readline().strip() for _ in range(4)]
         agent.terminate()
     person, interrupted, number, answer = lines
-    assert person == "person: computer" and number == f"person: {SPOKEN[1]['text']}", lines
+    assert person == "person: computer", lines
+    # A soft "three" that begins below the device's own voice may be lost, as docs/benchmarks.md has
+    # it of four texts in twenty; nothing else may, and of the device's words nothing may be heard.
+    wanted = [f"person: {SPOKEN[1]['text']}", f"person: {SPOKEN[1]['text'].partition(' ')[2]}"]
+    assert number in wanted, lines
     heard = interrupted.removeprefix("device: ").removesuffix(" ...")
     assert interrupted.endswith(" ...") and heard and ANSWERS[0].startswith(heard)
     # On a busy machine the sound card makes gaps, and an echo of it may end the answer early.
@@ -109,7 +113,7 @@ def test_it_answers_is_interrupted_and_tells_the_model_what_was_heard(tmp_path: 
     assert second["messages"][2]["content"] == heard
     draw_timeline(session / "session-0001.flac", tmp_path / "a.svg", Config(), None, 0, None)
     svg = (tmp_path / "a.svg").read_text()
-    assert "interrupted" in svg and str(SPOKEN[1]["text"]) in svg
+    assert "interrupted" in svg and number.removeprefix("person: ") in svg
 
 
 def test_an_endpoint_that_cannot_be_reached_is_named(tmp_path: Path) -> None:
