@@ -173,6 +173,8 @@ def test_texts_wait_for_each_other_and_one_can_be_cancelled(tmp_path: Path) -> N
             for name in "abc":
                 client.send("synthesize", {"text": f"{name} b c.", "play": True, "id": name})
             await until(client, "playback-started")
+            for name in "ab":  # when b is begun, all of a is there, and it is known where words end
+                assert await next_item(speaker.voice.started) == f"{name} b c."
             other = await Client.open(room)
             other.send("cancel", {"id": "b"})
             assert (await other.next()).data == {"was_busy": True, "ids": ["b"]}
