@@ -85,6 +85,7 @@ def power_of(hz: float, samples: np.ndarray) -> float:
     return float(np.abs(np.mean(samples / 2**15 * np.exp(-2j * np.pi * hz * times))) * 2)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("fault", ["", TWO_CHANNELS_AT_ITS_OWN_RATE], ids=["16 kHz", "own rate"])
 def test_what_is_played_is_heard_whole_and_told_when(sound_card, monkeypatch, tmp_path, fault):
     with playing(sound_card, monkeypatch, RATE, fault, tmp_path) as output:

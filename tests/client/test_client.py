@@ -275,6 +275,7 @@ def test_what_is_not_wyoming_is_an_error(data: bytes) -> None:
         list(ReplyReader().feed(data))
 
 
+@pytest.mark.alone
 def test_importing_it_loads_nothing_heavy_and_takes_no_time() -> None:
     program = (
         "import sys, time; started = time.perf_counter()\n"
