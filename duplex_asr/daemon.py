@@ -280,8 +280,7 @@ class Daemon:
         logger.info("stopping%s", f"; turned away: {turned_away}" if turned_away else "")
         self._publish_state("stopping")
         self._is_stopping.set()
-        for job in self._queue.close():
-            job.fail(*self._queue.refusal())
+        self._refuse_waiting()
         if self._speech_output is not None:
             self._speech_output.close()
             await asyncio.sleep(0)  # clients are told what was heard before they are hung up on
@@ -305,6 +304,11 @@ class Daemon:
         await self._servers.stop(STOP_READERS_S)
         self._speech_info.cancel()
         self._voice_info.cancel()
+
+    def _refuse_waiting(self) -> None:
+        # Not in _stop(): what that holds lives on while somebody has a traceback of its tasks.
+        for job in self._queue.close():
+            job.fail(*self._queue.refusal())
 
     # In any thread.
 
