@@ -107,6 +107,19 @@ __device__ inline void await_bytes(uint64_t *arrived, uint32_t parity) {
     }
 }
 
+// Two neighbouring words of send() (token_sync.cuh), from blocks of another cluster.
+__device__ inline float2 receive_two(const uint64_t *words, uint32_t tag) {
+    uint64_t first, second;
+    do {
+        asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
+                     : "=l"(first), "=l"(second)
+                     : "l"(words)
+                     : "memory");
+    } while (static_cast<uint32_t>(first >> 32) != tag || static_cast<uint32_t>(second >> 32) != tag);
+    return {__uint_as_float(static_cast<uint32_t>(first)),
+            __uint_as_float(static_cast<uint32_t>(second))};
+}
+
 // ---- products -------------------------------------------------------------------------------------
 
 // Rows lie this many bytes apart, so that the four rows a half-warp reads are in different banks.

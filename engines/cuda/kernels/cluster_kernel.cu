@@ -24,26 +24,6 @@
 namespace dw {
 namespace {
 
-constexpr int kLaunchThreads = kTokenThreads + 32;
-
-// x = embedding of the token + positional embedding.
-template <int kHeads>
-__device__ inline void load_embedding(const TokenRun &r, float *x, int64_t token, int64_t position) {
-    constexpr int kWidth = kHeads * kHead;
-    const int piece = threadIdx.x;
-    if (piece < kWidth / 8) {
-        const uint4 *rows = static_cast<const uint4 *>(r.embedding.data);
-        float values[8];
-        unpack_halves(values, load_weights(rows + token * (kWidth / 8) + piece));
-        const float *add = r.positional + position * kWidth + piece * 8;
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-            x[piece * 8 + i] = values[i] + __ldg(add + i);
-        }
-    }
-    workers_sync();
-}
-
 // The last layer norm, in planes for the logits.
 template <int kHeads>
 __device__ inline void normalise_last(ClusterShared<kHeads> &s, const float *x) {
@@ -66,7 +46,7 @@ __device__ inline void run_steps(const TokenRun &r, ClusterShared<kHeads> &s,
     for (int step = 0;; step++) {
         const uint32_t tag = r.tag + step * r.num_layers;
         if (head < kHeads) {
-            load_embedding<kHeads>(r, phases.x(), token, r.position + step);
+            load_embedding<DW_FP16>(r, phases.x(), token, r.position + step);
             phases.run_layers(r.position + step, tag);
         } else {
             phases.listen(tag + r.num_layers - 1, step);

@@ -107,18 +107,6 @@ template <int kHeads> class ClusterPhases {
         await_bytes(&s.arrived[kGotX + kind], turn & 1);
         now_ ^= 1;
     }
-    __device__ static float2 receive_two(const uint64_t *words, uint32_t tag) {
-        uint64_t first, second;
-        do {
-            asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
-                         : "=l"(first), "=l"(second)
-                         : "l"(words)
-                         : "memory");
-        } while (static_cast<uint32_t>(first >> 32) != tag ||
-                 static_cast<uint32_t>(second >> 32) != tag);
-        return {__uint_as_float(static_cast<uint32_t>(first)),
-                __uint_as_float(static_cast<uint32_t>(second))};
-    }
     __device__ uint64_t *words_of(int kind, int head) const {
         return r.slices + ((kind * kClusterParts + rank_) * kHeads + head) * kSlice;
     }

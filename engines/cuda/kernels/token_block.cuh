@@ -11,6 +11,7 @@ namespace dw {
 
 constexpr int kTokenWarps = 8;
 constexpr int kTokenThreads = kTokenWarps * 32; // the workers; one more warp copies ahead
+constexpr int kLaunchThreads = kTokenThreads + 32;
 constexpr int kMaxTokenWidth = 1280;
 constexpr int kMaxHidden = 2 * kMaxTokenWidth + 64; // of one block
 constexpr int kMaxParts = 32;                       // of one head: a lane each when they merge
@@ -310,6 +311,29 @@ __device__ inline void multiply_normed(TokenShared &s, int num, int width, const
                                     row_at, take);
         }
     }
+}
+
+// x = embedding of the token + positional embedding.
+template <dw_type kType>
+__device__ inline void load_embedding(const TokenRun &r, float *x, int64_t token, int64_t position) {
+    constexpr int kColumns = Packed<kType>::kColumns;
+    const char *data = static_cast<const char *>(r.embedding.data);
+    const int piece = threadIdx.x;
+    if (piece < r.width / kColumns) {
+        float values[kColumns];
+        Packed<kType>::widen(values,
+                             load_weights(data + (token * (r.width / kColumns) + piece) * 16));
+        const float scale = scale_at<kType>(r.embedding, token, r.width, piece * kColumns);
+        const float *positional = r.positional + position * r.width + piece * kColumns;
+#pragma unroll
+        for (int i = 0; i < kColumns; i += 4) {
+            const float4 add = __ldg(reinterpret_cast<const float4 *>(positional + i));
+            *reinterpret_cast<float4 *>(x + piece * kColumns + i) = {
+                values[i] * scale + add.x, values[i + 1] * scale + add.y,
+                values[i + 2] * scale + add.z, values[i + 3] * scale + add.w};
+        }
+    }
+    workers_sync();
 }
 
 } // namespace dw

@@ -29,32 +29,6 @@
 namespace dw {
 namespace {
 
-constexpr int kLaunchThreads = kTokenThreads + 32;
-
-// x = embedding of the token + positional embedding.
-template <dw_type kType>
-__device__ inline void load_embedding(const TokenRun &r, TokenShared &s, int64_t token,
-                                      int64_t position) {
-    constexpr int kColumns = Packed<kType>::kColumns;
-    const char *data = static_cast<const char *>(r.embedding.data);
-    const int piece = threadIdx.x;
-    if (piece < r.width / kColumns) {
-        float values[kColumns];
-        Packed<kType>::widen(values,
-                             load_weights(data + (token * (r.width / kColumns) + piece) * 16));
-        const float scale = scale_at<kType>(r.embedding, token, r.width, piece * kColumns);
-        const float *positional = r.positional + position * r.width + piece * kColumns;
-#pragma unroll
-        for (int i = 0; i < kColumns; i += 4) {
-            const float4 add = __ldg(reinterpret_cast<const float4 *>(positional + i));
-            *reinterpret_cast<float4 *>(s.x + piece * kColumns + i) = {
-                values[i] * scale + add.x, values[i + 1] * scale + add.y,
-                values[i + 2] * scale + add.z, values[i + 3] * scale + add.w};
-        }
-    }
-    workers_sync();
-}
-
 __device__ inline void clear_sums(uint64_t *sums, int num) {
 #pragma unroll 1
     for (int i = blockIdx.x * kTokenThreads + threadIdx.x; i < num; i += gridDim.x * kTokenThreads) {
@@ -188,7 +162,7 @@ __global__ void __launch_bounds__(kLaunchThreads, 1)
     for (int step = 0;; step++) {
         uint64_t *sums = r.sums + sum_at(step % 2 * num_sums);
         const uint32_t tag = r.tag + step * r.num_layers;
-        load_embedding<kEmbedding>(r, s, token, r.position + step);
+        load_embedding<kEmbedding>(r, s.x, token, r.position + step);
         clear_sums(r.sums + sum_at((step + 1) % 2 * num_sums), num_sums); // the step before used them
         run_layers<kType>(r, s, stage, num_items, r.position + step, sums, tag,
                           kLogColumns<kEmbedding>);
