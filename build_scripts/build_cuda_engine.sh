@@ -139,10 +139,13 @@ build_reference() {
 }
 
 build_cuda() {
-    local arch flags=() sources=() library=libduplex_whisper.so started=$SECONDS
+    local arch target flags=() sources=() library=libduplex_whisper.so started=$SECONDS
     local outputs=("$library")
     for arch in "${ARCHITECTURES[@]}"; do
-        flags+=(-gencode "arch=compute_${arch#sm_},code=$arch")
+        # The products of warpgroups are instructions of the H100's generation alone: nvcc has them
+        # under a name of its own, sm_90a, whose code every sm_90 runs.
+        target=${arch/%sm_90/sm_90a}
+        flags+=(-gencode "arch=compute_${target#sm_},code=$target")
     done
     flags+=(-std=c++17 -O3 -lineinfo --expt-relaxed-constexpr -Xptxas -v -ccbin "$CXX" -cudart static
         "-DDW_ARCHITECTURES=\"${ARCHITECTURES[*]}\"" "-DDW_CUDA_VERSION=\"$CUDA_VERSION\""

@@ -5,6 +5,7 @@
 // beside them (PTX ISA 8.x, "st.async"): whoever waits for a number of bytes has all of them.
 #pragma once
 
+#include "cluster.cuh"
 #include "token_choice.cuh"
 #include "token_stage.cuh"
 
@@ -55,26 +56,6 @@ template <int kHeads> struct alignas(128) ClusterShared {
 
 // ---- clusters -------------------------------------------------------------------------------------
 
-__device__ inline int rank_in_cluster() {
-    uint32_t rank;
-    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-    return static_cast<int>(rank);
-}
-// All threads of all blocks; mbarriers that were made before are there for everyone afterwards.
-__device__ inline void cluster_sync() {
-    asm volatile("fence.mbarrier_init.release.cluster;\n\t"
-                 "barrier.cluster.arrive.aligned;\n\t"
-                 "barrier.cluster.wait.aligned;" ::
-                     : "memory");
-}
-// Where block `peer` has what this block has at `shared`.
-__device__ inline uint32_t address_at(const void *shared, int peer) {
-    uint32_t address;
-    asm("mapa.shared::cluster.u32 %0, %1, %2;"
-        : "=r"(address)
-        : "r"(shared_address(shared)), "r"(peer));
-    return address;
-}
 __device__ inline void give(float *shared, uint64_t *arrived, int peer, const float4 &v) {
     asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 "
                  "[%0], {%1, %2, %3, %4}, [%5];" ::"r"(address_at(shared, peer)),

@@ -51,7 +51,7 @@ class CudaBackend : public Backend {
         : dims_(dims), options_(on_device(options)), stream_(options.timeout_ms),
           model_(dims, options, tensors), max_rows_(std::max(64, options.max_batch)),
           table_width_((dims.n_text_ctx + options.block_tokens - 1) / options.block_tokens),
-          encoder_(dims, model_, options.encode_batch, scratch_),
+          encoder_(dims, options, model_, scratch_),
           rows_(dims, options, model_, max_rows_, table_width_, scratch_),
           tokens_(dims, options, model_, options.device, scratch_),
           mel_bytes_(2ll * dims.n_audio_ctx * dims.n_mels * 4),

@@ -6,7 +6,8 @@ DecoderRows::DecoderRows(const dw_dimensions &dims, const dw_options &options, c
                          int max_rows, int table_width, Arena &scratch)
     : dims_(dims), layer_type_(static_cast<dw_type>(options.layer_type)),
       embedding_type_(static_cast<dw_type>(options.embedding_type)),
-      no_speech_(options.no_speech), model_(model), scratch_(scratch), table_width_(table_width) {
+      no_speech_(options.no_speech), only_portable_(options.only_portable), model_(model),
+      scratch_(scratch), table_width_(table_width) {
     const int64_t rows = max_rows, width = dims.n_text_state;
     ints_ = scratch.take(input_ints(max_rows) * 4ll);
     x_ = scratch.take(rows * width * 4);
@@ -38,6 +39,7 @@ void DecoderRows::run(const int32_t *host_rows, int num, const Caches &caches, c
         p.a_stride = k, p.out_stride = n;
         p.epilogue = epilogue;
         p.rows = rows, p.kv = kv;
+        p.only_portable = only_portable_;
         multiply(p, type, stream);
     };
     embed(x, rows, model_.embedding, embedding_type_, model_.text_positional, width, stream);

@@ -40,6 +40,7 @@ class DecoderRows {
     const dw_dimensions dims_;
     const dw_type layer_type_, embedding_type_;
     const int no_speech_;
+    const bool only_portable_;
     const Model &model_;
     const Arena &scratch_;
     const int table_width_;

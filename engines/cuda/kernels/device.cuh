@@ -9,13 +9,16 @@ namespace dw {
 constexpr int kHead = 64; // channels of one attention head
 constexpr int kOrinBlockShared = 163 * 1024; // the most that a block can have on sm_87
 
+__device__ inline uint32_t shared_address(const void *shared) {
+    return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+}
+
 // ---- copies from global to shared memory that run beside the arithmetic --------------------------
 
 // 16 bytes; zeros instead if !is_inside.
 __device__ inline void copy_async(void *shared, const void *global, bool is_inside = true) {
-    const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global),
-                 "r"(is_inside ? 16 : 0)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
+                 "l"(global), "r"(is_inside ? 16 : 0)
                  : "memory");
 }
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -27,17 +30,15 @@ template <int kPending> __device__ inline void wait_copies() {
 
 // Four 8 x 8 matrices of halves; lane i gives the address of row i % 8 of matrix i / 8.
 __device__ inline void load_matrices(uint32_t (&r)[4], const void *shared) {
-    const uint32_t from = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(from)
+                 : "r"(shared_address(shared))
                  : "memory");
 }
 __device__ inline void load_matrices_transposed(uint32_t (&r)[4], const void *shared) {
-    const uint32_t from = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(from)
+                 : "r"(shared_address(shared))
                  : "memory");
 }
 // c [16, 8] += a [16, 16] b [16, 8]; lane holds c rows lane / 4 (+ 8), columns lane % 4 * 2 (+ 1).

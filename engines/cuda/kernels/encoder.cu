@@ -4,9 +4,11 @@
 
 namespace dw {
 
-Encoder::Encoder(const dw_dimensions &dims, const Model &model, int max_batch, Arena &scratch)
-    : dims_(dims), model_(model), scratch_(scratch) {
-    const int64_t frames = 2ll * dims.n_audio_ctx, width = dims.n_audio_state, batch = max_batch;
+Encoder::Encoder(const dw_dimensions &dims, const dw_options &options, const Model &model,
+                 Arena &scratch)
+    : dims_(dims), only_portable_(options.only_portable), model_(model), scratch_(scratch) {
+    const int64_t frames = 2ll * dims.n_audio_ctx, width = dims.n_audio_state;
+    const int64_t batch = options.encode_batch;
     mel_ = scratch.take(batch * dims.n_mels * frames * 4);
     slots_ = scratch.take(batch * 4);
     turned_ = scratch.take(batch * (frames + 2) * dims.n_mels * 2);
@@ -58,6 +60,7 @@ void Encoder::launch(int batch, __half *audio, int64_t slot_size, bool with_feat
     conv.a_batch_stride = (frames + 2ll) * dims_.n_mels;
     conv.out_batch_stride = (frames + 2ll) * width;
     conv.epilogue = Epilogue::kHalfGelu;
+    conv.only_portable = only_portable_;
     multiply(conv, DW_FP16, stream);
 
     conv.a = wide;
@@ -88,6 +91,7 @@ void Encoder::launch(int batch, __half *audio, int64_t slot_size, bool with_feat
     cross.out_batch_stride = slot_size;
     cross.epilogue = Epilogue::kCrossKv;
     cross.slots = slots();
+    cross.only_portable = only_portable_;
     multiply(cross, DW_FP16, stream);
 }
 
@@ -102,11 +106,13 @@ void Encoder::run_layer(const LayerWeights &w, int rows, int batch, cudaStream_t
         p.m = rows, p.n = n, p.k = k;
         p.a_stride = k, p.out_stride = n;
         p.epilogue = epilogue;
+        p.only_portable = only_portable_;
         multiply(p, DW_FP16, stream);
     };
     layer_norm(normed, nullptr, x, w.attn_norm.weight, w.attn_norm.bias, rows, width, stream);
     product(normed, w.qkv, wide, 3 * width, width, Epilogue::kHalf);
-    encoder_attention(normed, wide, batch, dims_.n_audio_ctx, dims_.n_audio_head, stream);
+    encoder_attention(normed, wide, batch, dims_.n_audio_ctx, dims_.n_audio_head, only_portable_,
+                      stream);
     product(normed, w.out, x, width, width, Epilogue::kAddFloat);
     layer_norm(normed, nullptr, x, w.mlp_norm.weight, w.mlp_norm.bias, rows, width, stream);
     product(normed, w.mlp_in, wide, 4 * width, width, Epilogue::kHalfGelu);

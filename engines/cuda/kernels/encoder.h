@@ -10,7 +10,8 @@ namespace dw {
 class Encoder {
   public:
     // Takes its buffers from `scratch`, which is allocated afterwards.
-    Encoder(const dw_dimensions &dims, const Model &model, int max_batch, Arena &scratch);
+    Encoder(const dw_dimensions &dims, const dw_options &options, const Model &model,
+            Arena &scratch);
     ~Encoder();
 
     // Record the launches for one utterance, so that they cost the host one call.
@@ -30,6 +31,7 @@ class Encoder {
     void run_layer(const LayerWeights &w, int rows, int batch, cudaStream_t stream);
 
     const dw_dimensions dims_;
+    const bool only_portable_;
     const Model &model_;
     const Arena &scratch_;
     int64_t mel_, slots_, turned_, x_, normed_, wide_; // places in scratch

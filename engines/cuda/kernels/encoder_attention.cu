@@ -202,7 +202,7 @@ __global__ void __launch_bounds__(kThreads, DW_BLOCKS_AT_ONCE)
 } // namespace
 
 void encoder_attention(__half *out, const __half *qkv, int batch, int positions, int heads,
-                       cudaStream_t stream) {
+                       bool, cudaStream_t stream) {
     const dim3 grid((positions + kQueries - 1) / kQueries, heads, batch);
     static const cudaError_t is_set = cudaFuncSetAttribute(
         encoder_attention_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);

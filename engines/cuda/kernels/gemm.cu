@@ -8,7 +8,8 @@
 // Bytes: (m k) (n / kN) + (n k) (m / kM) halves from L2, each operand once from memory.
 // Reference: plain::linear.
 #include "check.h"
-#include "launch.h"
+#include "gemm_epilogue.cuh"
+#include "hopper.h"
 
 namespace dw {
 namespace {
@@ -17,60 +18,7 @@ constexpr int kK = 64;
 
 __device__ inline int swizzled(int row, int piece) { return row * kK + ((piece ^ (row & 7)) << 3); }
 
-__device__ inline uint4 to_halves(const float (&v)[8]) {
-    return {pack_halves(v[0], v[1]), pack_halves(v[2], v[3]), pack_halves(v[4], v[5]),
-            pack_halves(v[6], v[7])};
-}
-
-// Eight neighbouring columns of one row: n is a multiple of 8 wherever this is used.
-__device__ inline void write_eight(const Product &p, int batch, int row, int column,
-                                   float (&v)[8]) {
-    if (p.weight.bias != nullptr) {
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-            v[i] += __ldg(p.weight.bias + column + i);
-        }
-    }
-    const int64_t at = batch * p.out_batch_stride + row * p.out_stride + column;
-    __half *half_out = static_cast<__half *>(p.out) + at;
-    if (p.epilogue == Epilogue::kHalfGelu || p.epilogue == Epilogue::kGeluPosition) {
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-            v[i] = gelu(v[i]);
-        }
-    }
-    if (p.epilogue == Epilogue::kAddFloat || p.epilogue == Epilogue::kGeluPosition) {
-        float4 *out = reinterpret_cast<float4 *>(static_cast<float *>(p.out) + at);
-        const float4 *add =
-            p.epilogue == Epilogue::kAddFloat
-                ? out
-                : reinterpret_cast<const float4 *>(p.positions + int64_t{row} * p.n + column);
-        const float4 first = add[0], second = add[1];
-        out[0] = {v[0] + first.x, v[1] + first.y, v[2] + first.z, v[3] + first.w};
-        out[1] = {v[4] + second.x, v[5] + second.y, v[6] + second.z, v[7] + second.w};
-        return;
-    }
-    if (p.epilogue == Epilogue::kCrossKv) {
-        half_out = static_cast<__half *>(p.out) + p.slots[batch] * p.out_batch_stride +
-                   (int64_t{column / kHead} * p.m + row) * kHead + column % kHead;
-    } else if (p.epilogue == Epilogue::kPagedQkv) {
-        const int width = p.n / 3, part = column / width;
-        half_out = static_cast<__half *>(p.out) + int64_t{row} * width;
-        if (part > 0) {
-            const int position = p.rows.positions[row];
-            const int block =
-                p.rows.tables[row * p.rows.table_width + position / p.kv.block_tokens];
-            half_out = (part == 1 ? p.kv.keys : p.kv.values) +
-                       (int64_t{block} * p.kv.block_tokens + position % p.kv.block_tokens) * width;
-        }
-        half_out += column - part * width;
-    }
-    *reinterpret_cast<uint4 *>(half_out) = to_halves(v);
-}
-
-// The tile of sums, float [kM, kN + kPad] in shared memory, to where it belongs. The loop is not
-// unrolled: the code for all the places would not fit into the instruction cache many times.
-constexpr int kPad = 4;
+// The tile of sums, float [kM, kN + kPad] in shared memory, to where it belongs.
 template <int kM, int kN, int kThreads>
 __device__ inline void write_tile(const Product &p, const float *tile, int batch, int m0, int n0) {
     if (p.epilogue == Epilogue::kFloat) { // n may be odd
@@ -84,18 +32,10 @@ __device__ inline void write_tile(const Product &p, const float *tile, int batch
         }
         return;
     }
-#pragma unroll 1
-    for (int i = threadIdx.x; i < kM * kN / 8; i += kThreads) {
-        const int row = i / (kN / 8), column = i % (kN / 8) * 8;
-        if (m0 + row < p.m && n0 + column < p.n) {
-            const float *from = tile + row * (kN + kPad) + column;
-            const float4 first = *reinterpret_cast<const float4 *>(from);
-            const float4 second = *reinterpret_cast<const float4 *>(from + 4);
-            float v[8] = {first.x,  first.y,  first.z,  first.w,
-                          second.x, second.y, second.z, second.w};
-            write_eight(p, batch, m0 + row, n0 + column, v);
-        }
-    }
+    auto read = [&](int row, int column, float (&v)[8]) {
+        load_eight(v, tile + row * (kN + kPad) + column);
+    };
+    write_rows<kM, kN, kThreads, 1>(p, p.epilogue, batch, m0, n0, 0, read);
 }
 
 // One tile [kN, 64] of weights on its way into shared memory as halves.
@@ -260,6 +200,10 @@ void launch(const Product &p, cudaStream_t stream) {
 } // namespace
 
 void multiply(const Product &p, dw_type type, cudaStream_t stream) {
+    if (type == DW_FP16 && !p.only_portable && fits_hopper(p) && has_wgmma()) {
+        multiply_hopper(p, stream);
+        return;
+    }
     // Large tiles read less and need many of them to fill a GPU; few rows want many narrow tiles.
     // The shapes are those that were fastest on an H100 for the matrices of tiny.en to turbo.
     if (type == DW_INT8) {

@@ -56,6 +56,7 @@ struct Product {
     const int32_t *slots = nullptr;   // [batch] for kCrossKv
     Rows rows{};                      // for kPagedQkv
     PagedKv kv{};
+    bool only_portable = false; // nothing that an Orin does not have, whatever GPU this is
 };
 void multiply(const Product &product, dw_type type, cudaStream_t stream);
 
@@ -74,7 +75,7 @@ void layer_norm(__half *out, float *out_float, const float *x, const float *weig
 
 // qkv half [batch, positions, 3, heads, 64] -> out half [batch, positions, heads, 64].
 void encoder_attention(__half *out, const __half *qkv, int batch, int positions, int heads,
-                       cudaStream_t stream);
+                       bool only_portable, cudaStream_t stream);
 
 // ---- decoder rows ---------------------------------------------------------------------------------------
 

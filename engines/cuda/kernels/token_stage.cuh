@@ -11,9 +11,6 @@ namespace dw {
 enum Phase { kQkv, kOut, kCross, kCrossOut, kMlp };
 constexpr int kPhases = 5;
 
-__device__ inline uint32_t shared_address(const void *shared) {
-    return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-}
 __device__ inline void make_barrier(uint64_t *barrier, int num_arrivals) {
     asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(barrier)),
                  "r"(num_arrivals)

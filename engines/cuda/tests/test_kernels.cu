@@ -19,6 +19,7 @@ namespace {
 
 using Vector = std::vector<float>;
 int failures = 0;
+bool only_portable = false; // of the kernels that have a form for one GPU: first that, then the other
 
 uint64_t noise_state = 1;
 uint32_t noise() {
@@ -140,6 +141,7 @@ void test_multiply(dw_type type, int m, int n, int k, Epilogue epilogue, const c
     Product p;
     p.a = half_of(a_gpu), p.weight = weight.on_gpu(has_bias ? bias_gpu.data : nullptr);
     p.m = m, p.n = n, p.k = k, p.a_stride = k, p.out_stride = n, p.epilogue = epilogue;
+    p.only_portable = only_portable;
     const bool is_half = epilogue == Epilogue::kHalf || epilogue == Epilogue::kHalfGelu;
     const Vector old = random(expected.size());
     Device<float> out_float(old);
@@ -182,6 +184,7 @@ void test_convolution(int frames, int channels, int width) {
     p.batch = batch, p.a_batch_stride = (frames + 2ll) * channels;
     p.out_batch_stride = int64_t{rows} * width;
     p.epilogue = Epilogue::kGeluPosition, p.positions = positions_gpu.data;
+    p.only_portable = only_portable;
     multiply(p, DW_FP16, nullptr);
     report("multiply as a convolution, gelu and positions", out.get(), expected, 1e-4);
 }
@@ -206,6 +209,7 @@ void test_cross_kv(int positions, int width, int layers) {
     p.m = positions, p.n = n, p.k = width, p.a_stride = width;
     p.out_batch_stride = static_cast<int64_t>(flat.size());
     p.epilogue = Epilogue::kCrossKv, p.slots = slots.data;
+    p.only_portable = only_portable;
     multiply(p, DW_FP16, nullptr);
     report(heads > 2 ? "multiply into cross keys and values" : "multiply into cross keys, small",
            floats(out.get()), expected, 5e-3);
@@ -261,9 +265,10 @@ void test_encoder_attention(int positions, int heads) {
         }
     }
     Device<uint16_t> qkv_gpu(halves(qkv)), out(expected.size());
-    encoder_attention(half_of(out), half_of(qkv_gpu), batch, positions, heads, nullptr);
+    encoder_attention(half_of(out), half_of(qkv_gpu), batch, positions, heads, only_portable,
+                      nullptr);
     char line[64];
-    std::snprintf(line, sizeof line, "encoder_attention %d positions", positions);
+    std::snprintf(line, sizeof line, "encoder_attention %d positions, %d heads", positions, heads);
     report(line, floats(out.get()), expected, 1e-2);
 }
 
@@ -361,32 +366,59 @@ void test_rows(int heads, int num_keys) {
 
 } // namespace
 
+// What exists twice where the GPU has wgmma: whole tiles, rests of tiles, and less than one.
+void test_encoder(bool is_small) {
+    std::printf(only_portable ? "-- portable\n" : "-- as this GPU can\n");
+    test_multiply(DW_FP16, 70, 96, 48, Epilogue::kHalf, "fp16 to half");
+    test_multiply(DW_FP16, 130, 136, 240, Epilogue::kAddFloat, "fp16 added");
+    test_multiply(DW_FP16, 193, 1032, 72, Epilogue::kHalfGelu, "fp16, gelu");
+    test_multiply(DW_FP16, 65, 2056, 8, Epilogue::kHalf, "fp16 to half");
+    test_multiply(DW_FP16, 200, 3080, 136, Epilogue::kAddFloat, "fp16 added");
+    test_convolution(60, 80, 64);
+    test_convolution(140, 80, 72);
+    test_cross_kv(33, 128, 2);
+    test_cross_kv(97, 128, 2);
+    for (const int positions : {1, 60, 64, 65, 70, 128, 129, 200, 300}) {
+        test_encoder_attention(positions, 2);
+    }
+    if (is_small) {
+        return;
+    }
+    test_multiply(DW_FP16, 1500, 1536, 512, Epilogue::kHalf, "fp16 to half");
+    test_multiply(DW_FP16, 1500, 2048, 512, Epilogue::kHalfGelu, "fp16, gelu");
+    test_multiply(DW_FP16, 1500, 512, 2048, Epilogue::kAddFloat, "fp16 added");
+    test_multiply(DW_FP16, 1500, 512, 512, Epilogue::kAddFloat, "fp16 added");
+    test_multiply(DW_FP16, 1500, 2304, 768, Epilogue::kHalf, "fp16 to half");
+    test_multiply(DW_FP16, 1500, 768, 3072, Epilogue::kAddFloat, "fp16 added");
+    test_multiply(DW_FP16, 3000, 512, 240, Epilogue::kHalfGelu, "fp16, gelu");
+    test_convolution(3000, 512, 512);
+    test_cross_kv(1500, 384, 2);
+    test_cross_kv(1500, 512, 4);
+    test_encoder_attention(1500, 3);
+    test_encoder_attention(1500, 8);
+    test_encoder_attention(1500, 12);
+}
+
 int main(int count, char **) {
     const bool is_small = count > 1;
-    test_multiply(DW_FP16, 70, 96, 48, Epilogue::kHalf, "fp16 to half");
+    for (const bool portable : {false, true}) {
+        only_portable = portable;
+        test_encoder(is_small);
+    }
     test_multiply(DW_FP16, 5, 301, 128, Epilogue::kFloat, "fp16 to float");
-    test_multiply(DW_FP16, 130, 136, 240, Epilogue::kAddFloat, "fp16 added");
     for (const dw_type type : {DW_INT8, DW_INT4}) {
         const char *name = type == DW_INT8 ? "int8" : "int4";
         test_multiply(type, 3, 301, 192, Epilogue::kFloat, name);
         test_multiply(type, 66, 192, 768, Epilogue::kHalfGelu, name);
         test_multiply(type, 1, 128, 64, Epilogue::kAddFloat, name);
     }
-    test_convolution(60, 80, 64);
-    test_cross_kv(33, 128, 2);
     test_layer_norm(7, 64);
     test_turn_mel(80, 70);
-    test_encoder_attention(70, 2);
     test_rows(2, 70);
     if (!is_small) {
-        test_multiply(DW_FP16, 1500, 2048, 512, Epilogue::kHalfGelu, "fp16, gelu");
-        test_multiply(DW_FP16, 1500, 512, 2048, Epilogue::kAddFloat, "fp16 added");
         test_multiply(DW_FP16, 8, 51865, 384, Epilogue::kFloat, "fp16 to float");
-        test_convolution(3000, 512, 512);
-        test_cross_kv(1500, 384, 2);
         test_layer_norm(1500, 1280);
         test_turn_mel(128, 3000);
-        test_encoder_attention(1500, 3);
         test_rows(12, 1500);
     }
     std::printf(failures ? "%d FAILURES\n" : "all kernels agree\n", failures);
