@@ -9,6 +9,7 @@
 // Bytes: keys and values once a block from L2, 256 a key. Operations: 256 a pair of query and key.
 // Reference: plain::attend.
 #include "check.h"
+#include "hopper.h"
 #include "launch.h"
 
 namespace dw {
@@ -202,7 +203,11 @@ __global__ void __launch_bounds__(kThreads, DW_BLOCKS_AT_ONCE)
 } // namespace
 
 void encoder_attention(__half *out, const __half *qkv, int batch, int positions, int heads,
-                       bool, cudaStream_t stream) {
+                       bool only_portable, cudaStream_t stream) {
+    if (!only_portable && has_wgmma()) {
+        encoder_attention_hopper(out, qkv, batch, positions, heads, stream);
+        return;
+    }
     const dim3 grid((positions + kQueries - 1) / kQueries, heads, batch);
     static const cudaError_t is_set = cudaFuncSetAttribute(
         encoder_attention_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);

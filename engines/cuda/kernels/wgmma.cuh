@@ -154,8 +154,9 @@ DW_WARPGROUP_PRODUCT(256,
 
 // d [64, 64] += a [64, 16] b [16, 64]: a in registers, in the order of multiply_add(), b by rows of k.
 __device__ inline void add_product(float (&d)[32], const uint32_t (&a)[4], uint64_t b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {" DW_NAMES_0 DW_NAMES_1 DW_NAMES_2
-                     DW_NAMES_3 "}, {%32,%33,%34,%35}, %36, 1, 1, 1, 1;"
+    asm volatile("{\n\t.reg .pred keep;\n\tsetp.ne.b32 keep, 1, 0;\n\t"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {" DW_NAMES_0 DW_NAMES_1
+                     DW_NAMES_2 DW_NAMES_3 "}, {%32,%33,%34,%35}, %36, keep, 1, 1, 1;\n\t}"
                  : DW_EIGHT(0), DW_EIGHT(8), DW_EIGHT(16), DW_EIGHT(24)
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
