@@ -29,7 +29,8 @@ void DecoderRows::run(const int32_t *host_rows, int num, const Caches &caches, c
     __half *normed = scratch_.at<__half>(normed_), *query = scratch_.at<__half>(query_);
     __half *hidden = scratch_.at<__half>(hidden_);
     auto normalise = [&](const Norm &norm) {
-        layer_norm(normed, nullptr, x, norm.weight, norm.bias, num, width, stream);
+        layer_norm(normed, nullptr, x, norm.weight, norm.bias, num, width, only_portable_,
+                   stream);
     };
     auto product = [&](const __half *a, const Matrix &weight, dw_type type, void *out, int n, int k,
                        Epilogue epilogue, PagedKv kv = {}) {

@@ -7,6 +7,7 @@
 namespace dw {
 
 constexpr int kHead = 64; // channels of one attention head
+constexpr float kScoreScale = 0.125f * 1.44269504f; // 1/8, and powers of 2 instead of e
 constexpr int kOrinBlockShared = 163 * 1024; // the most that a block can have on sm_87
 
 __device__ inline uint32_t shared_address(const void *shared) {
@@ -71,6 +72,12 @@ __device__ inline void prefetch_line(const void *global) {
 }
 
 __device__ inline float gelu(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678f)); }
+
+__device__ inline float power_of_2(float x) { // 0 below 2^-126
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
 
 template <int kLanes = 32> __device__ inline float warp_sum(float value) {
 #pragma unroll

@@ -46,9 +46,9 @@ void Encoder::launch(int batch, __half *audio, int64_t slot_size, bool with_feat
     __half *turned = scratch_.at<__half>(turned_), *wide = scratch_.at<__half>(wide_);
     __half *normed = scratch_.at<__half>(normed_);
     float *x = scratch_.at<float>(x_);
-    turn_mel(turned, mel(), batch, dims_.n_mels, frames, stream);
-    clear_padding(turned, batch, frames + 2, dims_.n_mels, stream);
-    clear_padding(wide, batch, frames + 2, width, stream);
+    turn_mel(turned, mel(), batch, dims_.n_mels, frames, only_portable_, stream);
+    clear_padding(turned, batch, frames + 2, dims_.n_mels, only_portable_, stream);
+    clear_padding(wide, batch, frames + 2, width, only_portable_, stream);
 
     Product conv;
     conv.a = turned;
@@ -78,7 +78,7 @@ void Encoder::launch(int batch, __half *audio, int64_t slot_size, bool with_feat
         run_layer(layer, batch * positions, batch, stream);
     }
     layer_norm(normed, with_features ? x : nullptr, x, model_.audio_norm.weight,
-               model_.audio_norm.bias, batch * positions, width, stream);
+               model_.audio_norm.bias, batch * positions, width, only_portable_, stream);
 
     Product cross;
     cross.a = normed;
@@ -109,12 +109,14 @@ void Encoder::run_layer(const LayerWeights &w, int rows, int batch, cudaStream_t
         p.only_portable = only_portable_;
         multiply(p, DW_FP16, stream);
     };
-    layer_norm(normed, nullptr, x, w.attn_norm.weight, w.attn_norm.bias, rows, width, stream);
+    layer_norm(normed, nullptr, x, w.attn_norm.weight, w.attn_norm.bias, rows, width,
+               only_portable_, stream);
     product(normed, w.qkv, wide, 3 * width, width, Epilogue::kHalf);
     encoder_attention(normed, wide, batch, dims_.n_audio_ctx, dims_.n_audio_head, only_portable_,
                       stream);
     product(normed, w.out, x, width, width, Epilogue::kAddFloat);
-    layer_norm(normed, nullptr, x, w.mlp_norm.weight, w.mlp_norm.bias, rows, width, stream);
+    layer_norm(normed, nullptr, x, w.mlp_norm.weight, w.mlp_norm.bias, rows, width,
+               only_portable_, stream);
     product(normed, w.mlp_in, wide, 4 * width, width, Epilogue::kHalfGelu);
     product(wide, w.mlp_out, x, width, 4 * width, Epilogue::kAddFloat);
 }

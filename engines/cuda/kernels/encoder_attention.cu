@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(kThreads, DW_BLOCKS_AT_ONCE)
     uint32_t q[kHead / 16][4];
     float sums[kHead / 8][4] = {};
     float largest[2] = {-1e30f, -1e30f}, totals[2] = {};
-    const float scale = 0.125f * 1.44269504f; // 1/8, and powers of 2 instead of e
+    const float scale = kScoreScale;
     const int num_steps = (positions + kHalves * kKeys - 1) / (kHalves * kKeys);
     for (int step = 0; step < num_steps; step++) {
         wait_copies<0>();

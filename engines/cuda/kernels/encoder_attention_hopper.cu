@@ -1,19 +1,20 @@
 // The encoder's self-attention of encoder_attention.cu by the warpgroup instructions of sm_90a.
 //
-// A block has kGroups warpgroups of 64 queries of one head, which share tiles of kKeys keys and values
-// in shared memory, two buffers of each. A warpgroup asks for the next tile's scores and for the sum
-// over this tile's values together, and makes the scores into weights while the sum is on its way.
-// Scores and sums are float32, in the registers where wgmma leaves them; weights are halves there.
+// A block has kGroups warpgroups of 64 queries of one head, which share tiles of kKeys keys and
+// values in shared memory, two buffers of each. A warpgroup asks for the next tile's scores and for
+// the sum over this tile's values together, and makes the scores into weights while the sum is on
+// its way. Scores and sums are float32, in the registers where wgmma leaves them; weights are halves.
 //
-// Where the blocks are fewer than multiprocessors, kParts blocks of a cluster share the queries: each
-// takes a part of the keys, and each writes a part of the channels, put together from the blocks'
-// shared memory.
+// Where the blocks are fewer than multiprocessors, kParts blocks of a cluster share the queries:
+// each takes a part of the keys, and each writes a part of the channels, put together from the
+// blocks' shared memory.
 //
-// Bytes: keys and values once for every 64 kGroups queries from L2, 256 a key. Operations: 256 a pair of
-// query and key. Reference: plain::attend.
+// Bytes: keys and values once for every 64 kGroups queries from L2, 256 a key. Operations: 256 a
+// pair of query and key. Reference: plain::attend.
 #include <algorithm>
 
 #include "cluster.cuh"
+#include "early.cuh"
 #include "hopper.h"
 #include "wgmma.cuh"
 
@@ -22,7 +23,6 @@ namespace {
 
 constexpr int kSums = kHead / 2;     // floats of one thread
 constexpr int kExchange = kSums + 4; // the same with largest scores and totals of its two rows
-constexpr float kScale = 0.125f * 1.44269504f; // 1/8, and powers of 2 instead of e
 
 template <int kWarpgroups, int kTileKeys, int kKeyParts> struct AttentionShape {
     static constexpr int kGroups = kWarpgroups, kKeys = kTileKeys, kParts = kKeyParts;
@@ -34,12 +34,6 @@ template <int kWarpgroups, int kTileKeys, int kKeyParts> struct AttentionShape {
     static constexpr int kBlocksAtOnce = kGroups <= 2 && kKeys <= 64 ? 2 : 1;
     static_assert(kShared <= kHopperBlockShared);
 };
-
-__device__ inline float power_of_2(float x) { // 0 below 2^-126
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
 
 // Of the two rows of queries that a thread has a part of. totals: of its own columns alone.
 struct RunningRows {
@@ -69,16 +63,16 @@ __device__ inline void weigh(float (&scores)[kNum], RunningRows &rows, int seen)
         high = fmaxf(high, other_high);
         high = fmaxf(high, __shfl_xor_sync(0xffffffff, high, 1));
         high = fmaxf(high, __shfl_xor_sync(0xffffffff, high, 2));
-        rows.shrink[half] = power_of_2((rows.largest[half] - high) * kScale);
+        rows.shrink[half] = power_of_2((rows.largest[half] - high) * kScoreScale);
         rows.largest[half] = high;
-        // Where no key was seen yet, a score less `high` is only the error of rounding, and may be any
-        // power of two: with this it is none.
-        const float shift = fmaxf(high, -1e29f) * kScale;
+        // Where no key was seen yet, a score less `high` is only the error of rounding, and may be
+        // any power of two: with this it is none.
+        const float shift = fmaxf(high, -1e29f) * kScoreScale;
         float total = rows.totals[half] * rows.shrink[half], other_total = 0;
 #pragma unroll
         for (int i = 2 * half; i < kNum; i += 4) {
-            scores[i] = power_of_2(scores[i] * kScale - shift);
-            scores[i + 1] = power_of_2(scores[i + 1] * kScale - shift);
+            scores[i] = power_of_2(scores[i] * kScoreScale - shift);
+            scores[i + 1] = power_of_2(scores[i + 1] * kScoreScale - shift);
             total += scores[i];
             other_total += scores[i + 1];
         }
@@ -115,8 +109,8 @@ __device__ inline void ask_sums(float (&sums)[kSums], const uint32_t (&weights)[
     commit_products();
 }
 
-// What the blocks of a cluster summed, put together; each writes its share of the channels. exchange:
-// kExchange floats of this thread, kThreads apart.
+// What the blocks of a cluster summed, put together; each writes its share of the channels.
+// exchange: kExchange floats of this thread, kThreads apart.
 template <int kThreads, int kParts>
 __device__ inline void write_together(__half *out, const float *exchange, int part, int row0,
                                       int positions, int width) {
@@ -130,7 +124,7 @@ __device__ inline void write_together(__half *out, const float *exchange, int pa
         }
 #pragma unroll
         for (int peer = 0; peer < kParts; peer++) {
-            factors[peer] = power_of_2((largest[peer] - high) * kScale);
+            factors[peer] = power_of_2((largest[peer] - high) * kScoreScale);
             total += factors[peer] *
                      load_peer(address_at(exchange + (kSums + 2 + half) * kThreads, peer));
         }
@@ -190,6 +184,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksAtOnce)
         fetch(key_tiles, width, tile + 1);
         commit_copies();
     };
+    await_previous();
+    let_next_begin();
     fetch_tile<Shape::kQueries, kThreads>(query_tile, query + int64_t{first_query} * stride, stride,
                                           positions - first_query);
     fetch(key_tiles, width, 0);
@@ -293,18 +289,14 @@ void launch(__half *out, const __half *qkv, int batch, int positions, int heads,
     static const cudaError_t is_set = cudaFuncSetAttribute(
         kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kShared);
     DW_CUDA(is_set);
-    cudaLaunchAttribute attributes[1];
-    attributes[0].id = cudaLaunchAttributeClusterDimension;
-    attributes[0].val.clusterDim = {1, 1, Shape::kParts};
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3((positions + Shape::kQueries - 1) / Shape::kQueries, heads,
-                          batch * Shape::kParts);
-    config.blockDim = dim3(Shape::kThreads);
-    config.dynamicSmemBytes = Shape::kShared;
-    config.stream = stream;
-    config.attrs = attributes;
-    config.numAttrs = Shape::kParts > 1 ? 1 : 0;
-    DW_CUDA(cudaLaunchKernelEx(&config, kernel, out, qkv, positions, heads));
+    LaunchShape shape;
+    shape.grid = dim3((positions + Shape::kQueries - 1) / Shape::kQueries, heads,
+                      batch * Shape::kParts);
+    shape.block = dim3(Shape::kThreads);
+    shape.shared_bytes = Shape::kShared;
+    shape.is_early = begins_early(false);
+    shape.cluster = Shape::kParts;
+    launch_kernel("hopper_attention_kernel", kernel, shape, stream, out, qkv, positions, heads);
 }
 
 } // namespace

@@ -1,12 +1,12 @@
-// From the tile of float sums in shared memory to where a product's values belong: what both matrix
-// products, gemm.cu and gemm_hopper.cu, do at their end.
+// From the tile of float sums in shared memory to where a product's values belong: what both
+// matrix products, gemm.cu and gemm_hopper.cu, do at their end.
 #pragma once
 
 #include "launch.h"
 
 namespace dw {
 
-constexpr int kPad = 8; // floats between rows of sums, so that fragments' rows are in different banks
+constexpr int kPad = 8; // floats between rows of sums: a fragment's rows are in different banks
 
 __device__ inline uint4 to_halves(const float (&v)[8]) {
     return {pack_halves(v[0], v[1]), pack_halves(v[2], v[3]), pack_halves(v[4], v[5]),
@@ -92,10 +92,10 @@ __device__ inline void write_eight(const Product &p, Epilogue epilogue, int batc
     *reinterpret_cast<uint4 *>(half_place(p, epilogue, batch, row, column)) = to_halves(v);
 }
 
-// Rows row0 .. row0 + kRows of a tile of kN columns at (m0, n0), by all threads of the block. read(row,
-// column, v) gives eight sums of the tile. A thread has kAtOnce additions' loads on their way together.
-// The outer loop is not unrolled: the code for all the places would not fit into the instruction cache
-// many times.
+// Rows row0 .. row0 + kRows of a tile of kN columns at (m0, n0), by all threads of the block.
+// read(row, column, v) gives eight sums of the tile. A thread has kAtOnce addends on their way
+// together. The outer loop is not unrolled: the code for all the places would not fit into the
+// instruction cache many times.
 template <int kRows, int kN, int kThreads, int kAtOnce, class Read>
 __device__ inline void write_rows(const Product &p, Epilogue epilogue, int batch, int m0, int n0,
                                   int row0, Read read) {

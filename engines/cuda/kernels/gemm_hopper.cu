@@ -1,18 +1,19 @@
-// The matrix product of gemm.cu by the warpgroup instructions of sm_90a, which read both operands from
-// shared memory: fp16 weights, many rows.
+// The matrix product of gemm.cu by the warpgroup instructions of sm_90a, which read both operands
+// from shared memory: fp16 weights, many rows.
 //
 // A block has kM / 64 warpgroups; each computes 64 rows of a tile [kM, kN] in steps of 64 columns
-// of k, its sums in registers. Tiles of a and weight come through a ring of kStages buffers by cp.async:
-// while the products of one step run, the copies of later ones are asked for. A step's buffer is free
-// again two barriers later, when every warpgroup has seen the products that read it end.
+// of k, its sums in registers. Tiles of a and weight come through a ring of kStages buffers by
+// cp.async: while the products of one step run, the copies of later ones are asked for. A step's
+// buffer is free again two barriers later, when every warpgroup has seen its products end.
 //
-// Where the tiles of [m, n] are fewer than multiprocessors, kSplit blocks of a cluster share one tile:
-// each takes a part of k, and each writes a part of the rows, summed over the blocks' shared memory in
-// the order of the blocks, so that results do not depend on which was first.
+// Where the tiles of [m, n] are fewer than multiprocessors, kSplit blocks of a cluster share one
+// tile: each takes a part of k, and each writes a part of the rows, summed over the blocks' shared
+// memory in the order of the blocks, so that results do not depend on which was first.
 //
 // Bytes: (m k) (n / kN) + (n k) (m / kM) halves from L2, each operand once from memory.
 // Reference: plain::linear.
 #include "cluster.cuh"
+#include "early.cuh"
 #include "gemm_epilogue.cuh"
 #include "hopper.h"
 #include "wgmma.cuh"
@@ -25,8 +26,10 @@ template <int kRows, int kColumns, int kBuffers, int kParts> struct TileShape {
     static constexpr int kThreads = kM / 64 * kWarpgroup;
     static constexpr int kA = kM * kTileRow, kB = kN * kTileRow; // halves in one buffer
     static constexpr int kShared = kStages * (kA + kB) * 2;
-    // As many as shared memory allows, and at most two: then each thread may have 128 registers.
-    static constexpr int kBlocksAtOnce = kThreads <= 256 && 2 * (kShared + 1024) <= 228 * 1024 ? 2 : 1;
+    // Two where shared memory allows it (1 KB a block is the system's) and threads are so few that
+    // each may have 128 registers.
+    static constexpr bool kHasRoom = 2 * (kShared + 1024) <= 228 * 1024;
+    static constexpr int kBlocksAtOnce = kThreads <= 256 && kHasRoom ? 2 : 1;
     static_assert(kM % 64 == 0 && kN % 16 == 0 && kM % kSplit == 0 && kStages >= 3);
     static_assert(kShared <= kHopperBlockShared);
     static_assert(kM * (kN + kPad) * 4 <= kShared, "the sums take the ring's place");
@@ -54,18 +57,30 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksAtOnce)
     const int first_step = min(part * most_steps, all_steps);
     const int num_steps = min(most_steps, all_steps - first_step);
 
-    auto fetch = [&](int step) {
+    auto fetch_a = [&](int step) {
         if (step < num_steps) {
-            const int stage = step % kStages, k = (first_step + step) * kTileRow;
-            fetch_tile<kM, kThreads>(a_tiles + stage * Shape::kA, a + k,
+            const int k = (first_step + step) * kTileRow;
+            fetch_tile<kM, kThreads>(a_tiles + step % kStages * Shape::kA, a + k,
                                      static_cast<int>(p.a_stride), p.m - m0, p.k - k);
-            fetch_tile<kN, kThreads>(w_tiles + stage * Shape::kB, weight + k, p.k, p.n - n0, p.k - k);
         }
-        commit_copies();
+    };
+    auto fetch_weight = [&](int step) {
+        if (step < num_steps) {
+            const int k = (first_step + step) * kTileRow;
+            fetch_tile<kN, kThreads>(w_tiles + step % kStages * Shape::kB, weight + k, p.k,
+                                     p.n - n0, p.k - k);
+        }
     };
 #pragma unroll
     for (int step = 0; step < kAhead; step++) {
-        fetch(step);
+        fetch_weight(step); // which no kernel writes
+    }
+    await_previous();
+    let_next_begin();
+#pragma unroll
+    for (int step = 0; step < kAhead; step++) {
+        fetch_a(step);
+        commit_copies();
     }
     const uint64_t a_descriptor = tile_descriptor(a_tiles + warpgroup * 64 * kTileRow);
     const uint64_t w_descriptor = tile_descriptor(w_tiles);
@@ -84,7 +99,9 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksAtOnce)
                                       advance(w_descriptor, stage * Shape::kB + k));
         }
         commit_products();
-        fetch(step + kAhead); // into the buffer of two steps ago
+        fetch_a(step + kAhead); // into the buffer of two steps ago
+        fetch_weight(step + kAhead);
+        commit_copies();
         wait_products<1>();
     }
     wait_products<0>();
@@ -135,18 +152,14 @@ template <class Shape, Epilogue kEpilogue> void launch(const Product &p, cudaStr
     static const cudaError_t is_set = cudaFuncSetAttribute(
         kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kShared);
     DW_CUDA(is_set);
-    cudaLaunchAttribute attributes[1];
-    attributes[0].id = cudaLaunchAttributeClusterDimension;
-    attributes[0].val.clusterDim = {1, 1, Shape::kSplit};
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3((p.n + Shape::kN - 1) / Shape::kN, (p.m + Shape::kM - 1) / Shape::kM,
-                          p.batch * Shape::kSplit);
-    config.blockDim = dim3(Shape::kThreads);
-    config.dynamicSmemBytes = Shape::kShared;
-    config.stream = stream;
-    config.attrs = attributes;
-    config.numAttrs = Shape::kSplit > 1 ? 1 : 0;
-    DW_CUDA(cudaLaunchKernelEx(&config, kernel, p));
+    LaunchShape shape;
+    shape.grid = dim3((p.n + Shape::kN - 1) / Shape::kN, (p.m + Shape::kM - 1) / Shape::kM,
+                      p.batch * Shape::kSplit);
+    shape.block = dim3(Shape::kThreads);
+    shape.shared_bytes = Shape::kShared;
+    shape.is_early = begins_early(p.only_portable);
+    shape.cluster = Shape::kSplit;
+    launch_kernel("hopper_multiply_kernel", kernel, shape, stream, p);
 }
 
 template <class Shape> void launch_shape(const Product &p, cudaStream_t stream) {

@@ -16,7 +16,7 @@ inline bool has_wgmma() {
     return major == 9;
 }
 
-// What multiply_hopper() takes: fp16 weights, enough rows to fill tiles, no epilogue of the decoder.
+// What multiply_hopper() takes, with fp16 weights: rows to fill tiles, no epilogue of the decoder.
 inline bool fits_hopper(const Product &p) {
     return p.m > 64 && p.epilogue != Epilogue::kFloat && p.epilogue != Epilogue::kPagedQkv;
 }

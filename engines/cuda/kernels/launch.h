@@ -61,17 +61,21 @@ struct Product {
 void multiply(const Product &product, dw_type type, cudaStream_t stream);
 
 // ---- encoder ------------------------------------------------------------------------------------------
+// On compute capability 9.0 and newer these, and products, may begin before the kernel ahead of them
+// in the stream has ended, and read weights by then: no kernel may write those. only_portable: as
+// Product's.
 
 // mel float [batch, n_mels, frames] -> half [batch, frames + 2, n_mels], first and last row zero.
 void turn_mel(__half *out, const float *mel, int batch, int n_mels, int frames,
-              cudaStream_t stream);
+              bool only_portable, cudaStream_t stream);
 
 // Sets the first and last row of each [rows, width] to zero: the padding of a convolution.
-void clear_padding(__half *x, int batch, int rows, int width, cudaStream_t stream);
+void clear_padding(__half *x, int batch, int rows, int width, bool only_portable,
+                   cudaStream_t stream);
 
 // x float [rows, width] -> out half [rows, width], and float too if out_float is not null.
 void layer_norm(__half *out, float *out_float, const float *x, const float *weight,
-                const float *bias, int rows, int width, cudaStream_t stream);
+                const float *bias, int rows, int width, bool only_portable, cudaStream_t stream);
 
 // qkv half [batch, positions, 3, heads, 64] -> out half [batch, positions, heads, 64].
 void encoder_attention(__half *out, const __half *qkv, int batch, int positions, int heads,

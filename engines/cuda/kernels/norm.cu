@@ -1,5 +1,5 @@
 // The kernels between the encoder's products: turning the mel, padding and layer norm.
-#include "check.h"
+#include "early.cuh"
 #include "launch.h"
 
 namespace dw {
@@ -14,6 +14,8 @@ __global__ void turn_mel_kernel(__half *out, const float *mel, int n_mels, int f
     const int frame0 = blockIdx.x * kTile, bin0 = blockIdx.y * kTile;
     mel += batch * n_mels * frames;
     out += batch * (frames + 2) * n_mels;
+    await_previous();
+    let_next_begin();
     for (int y = threadIdx.y; y < kTile; y += blockDim.y) {
         const int bin = bin0 + y, frame = frame0 + threadIdx.x;
         const bool is_inside = bin < n_mels && frame < frames;
@@ -31,6 +33,8 @@ __global__ void turn_mel_kernel(__half *out, const float *mel, int n_mels, int f
 // Grid (batch), any block.
 __global__ void clear_padding_kernel(__half *x, int rows, int width) {
     x += int64_t{blockIdx.x} * rows * width;
+    await_previous();
+    let_next_begin();
     for (int i = threadIdx.x; i < width; i += blockDim.x) {
         x[i] = x[(rows - 1ll) * width + i] = __float2half(0.0f);
     }
@@ -46,6 +50,8 @@ __global__ void __launch_bounds__(kWarps * 32)
                       const float *bias, int rows, int width) {
     const int64_t row = blockIdx.x * kWarps + threadIdx.x / 32;
     const int lane = threadIdx.x % 32, pairs = width / 2;
+    await_previous();
+    let_next_begin();
     if (row >= rows) {
         return;
     }
@@ -86,25 +92,28 @@ __global__ void __launch_bounds__(kWarps * 32)
 } // namespace
 
 void turn_mel(__half *out, const float *mel, int batch, int n_mels, int frames,
-              cudaStream_t stream) {
+              bool only_portable, cudaStream_t stream) {
     const dim3 grid((frames + kTile - 1) / kTile, (n_mels + kTile - 1) / kTile, batch);
-    turn_mel_kernel<<<grid, dim3(kTile, 8), 0, stream>>>(out, mel, n_mels, frames);
-    DW_LAUNCHED("turn_mel_kernel");
+    launch_kernel("turn_mel_kernel", turn_mel_kernel,
+                  {grid, dim3(kTile, 8), 0, begins_early(only_portable)}, stream, out, mel, n_mels,
+                  frames);
 }
 
-void clear_padding(__half *x, int batch, int rows, int width, cudaStream_t stream) {
-    clear_padding_kernel<<<batch, 128, 0, stream>>>(x, rows, width);
-    DW_LAUNCHED("clear_padding_kernel");
+void clear_padding(__half *x, int batch, int rows, int width, bool only_portable,
+                   cudaStream_t stream) {
+    launch_kernel("clear_padding_kernel", clear_padding_kernel,
+                  {dim3(batch), dim3(128), 0, begins_early(only_portable)}, stream, x, rows, width);
 }
 
 void layer_norm(__half *out, float *out_float, const float *x, const float *weight,
-                const float *bias, int rows, int width, cudaStream_t stream) {
+                const float *bias, int rows, int width, bool only_portable, cudaStream_t stream) {
     auto *kernel = width <= 512   ? layer_norm_kernel<8>
                    : width <= 768 ? layer_norm_kernel<12>
                                   : layer_norm_kernel<20>;
-    kernel<<<(rows + kWarps - 1) / kWarps, kWarps * 32, 0, stream>>>(out, out_float, x, weight,
-                                                                     bias, rows, width);
-    DW_LAUNCHED("layer_norm_kernel");
+    launch_kernel("layer_norm_kernel", kernel,
+                  {dim3((rows + kWarps - 1) / kWarps), dim3(kWarps * 32), 0,
+                   begins_early(only_portable)},
+                  stream, out, out_float, x, weight, bias, rows, width);
 }
 
 } // namespace dw

@@ -1,9 +1,9 @@
-// Products by warpgroups, four warps together, with operands in shared memory: `wgmma` of sm_90a, which
-// no other architecture has (PTX ISA, "Asynchronous Warpgroup Level Matrix Multiply-Accumulate").
+// Products by warpgroups, four warps together, with operands in shared memory: `wgmma` of sm_90a,
+// which no other architecture has (PTX ISA, "Asynchronous Warpgroup Level Matrix Instructions").
 //
-// A tile in shared memory has rows of 64 halves, 128 bytes, whose eight 16-byte pieces are permuted by
-// the row number: the "128-byte swizzle", as long as the tile begins at a multiple of 1024 bytes.
-// Eight rows, 1024 bytes, are the unit that descriptors count.
+// A tile in shared memory has rows of 64 halves, 128 bytes, whose eight 16-byte pieces are permuted
+// by the row number: the "128-byte swizzle", as long as the tile begins at a multiple of 1024 bytes.
+// Eight rows, 1024 bytes, are what a descriptor counts as one.
 //
 //   a, or b as [n, k]:  rows are m or n, k is along the row; 16 columns on is 32 bytes on
 //   b as [k, n = 64]:   rows are k, n is along the row ("transposed"); 16 rows on is 2048 bytes on
@@ -19,8 +19,8 @@ namespace dw {
 constexpr int kTileRow = 64; // halves
 constexpr int kWarpgroup = 128;
 
-// In the order in which bits have to be set: address / 16, unused, 1024 bytes / 16 from eight rows to
-// the next, 128-byte swizzle.
+// From the lowest bit: address / 16; a stride that these tiles do not use; 1024 bytes / 16 from eight
+// rows to the next; the 128-byte swizzle.
 __device__ inline uint64_t tile_descriptor(const __half *tile) {
     return static_cast<uint64_t>(shared_address(tile) >> 4) | 1ull << 16 | 64ull << 32 | 1ull << 62;
 }
@@ -30,7 +30,9 @@ __device__ inline uint64_t advance(uint64_t descriptor, int halves) {
 }
 
 // Shared memory that threads wrote, or copied themselves, is there for wgmma afterwards.
-__device__ inline void publish_to_wgmma() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+__device__ inline void publish_to_wgmma() {
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
 
 // Around products: registers that were written before are there for them; what was asked for since
 // becomes one group; all groups but the last kPending are done.
@@ -41,8 +43,8 @@ __device__ inline void commit_products() {
 template <int kPending> __device__ inline void wait_products() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
-// The compiler does not know that products write registers after their instruction: neither reads nor
-// writes of these may move across this.
+// The compiler does not know that products use registers after their instruction: neither reads
+// nor writes of these may move across this.
 template <int kNum> __device__ inline void hold(float (&registers)[kNum]) {
 #pragma unroll
     for (int i = 0; i < kNum; i++) {
@@ -56,8 +58,8 @@ template <int kNum> __device__ inline void hold(uint32_t (&registers)[kNum]) {
     }
 }
 
-// Thread t of the block copies piece t % 8 of rows t / 8, t / 8 + kThreads / 8, ...; rows from `rows`
-// and columns from `columns` on become zeros. `from` has to be an address even where nothing is read.
+// Thread t of the block copies piece t % 8 of rows t / 8, t / 8 + kThreads / 8, ...; rows from
+// `rows` and columns from `columns` on become zeros.
 template <int kRows, int kThreads>
 __device__ inline void fetch_tile(__half *tile, const __half *from, int stride, int rows,
                                   int columns = kTileRow) {

@@ -225,7 +225,7 @@ void test_layer_norm(int rows, int width) {
     Device<float> x_gpu(x), weight_gpu(weight), bias_gpu(bias);
     Device<uint16_t> out(x.size());
     layer_norm(half_of(out), x_gpu.data, x_gpu.data, weight_gpu.data, bias_gpu.data, rows, width,
-               nullptr);
+               only_portable, nullptr);
     report("layer_norm to half", floats(out.get()), expected, 2e-3);
     report("layer_norm in place", x_gpu.get(), expected, 1e-5);
 }
@@ -243,8 +243,8 @@ void test_turn_mel(int n_mels, int frames) {
     }
     Device<float> mel_gpu(mel);
     Device<uint16_t> out(expected.size());
-    turn_mel(half_of(out), mel_gpu.data, 2, n_mels, frames, nullptr);
-    clear_padding(half_of(out), 2, frames + 2, n_mels, nullptr);
+    turn_mel(half_of(out), mel_gpu.data, 2, n_mels, frames, only_portable, nullptr);
+    clear_padding(half_of(out), 2, frames + 2, n_mels, only_portable, nullptr);
     report("turn_mel and clear_padding", floats(out.get()), expected, 1e-6);
 }
 
@@ -378,6 +378,8 @@ void test_encoder(bool is_small) {
     test_convolution(140, 80, 72);
     test_cross_kv(33, 128, 2);
     test_cross_kv(97, 128, 2);
+    test_layer_norm(7, 64);
+    test_turn_mel(80, 70);
     for (const int positions : {1, 60, 64, 65, 70, 128, 129, 200, 300}) {
         test_encoder_attention(positions, 2);
     }
@@ -394,6 +396,8 @@ void test_encoder(bool is_small) {
     test_convolution(3000, 512, 512);
     test_cross_kv(1500, 384, 2);
     test_cross_kv(1500, 512, 4);
+    test_layer_norm(1500, 1280);
+    test_turn_mel(128, 3000);
     test_encoder_attention(1500, 3);
     test_encoder_attention(1500, 8);
     test_encoder_attention(1500, 12);
@@ -412,13 +416,9 @@ int main(int count, char **) {
         test_multiply(type, 66, 192, 768, Epilogue::kHalfGelu, name);
         test_multiply(type, 1, 128, 64, Epilogue::kAddFloat, name);
     }
-    test_layer_norm(7, 64);
-    test_turn_mel(80, 70);
     test_rows(2, 70);
     if (!is_small) {
         test_multiply(DW_FP16, 8, 51865, 384, Epilogue::kFloat, "fp16 to float");
-        test_layer_norm(1500, 1280);
-        test_turn_mel(128, 3000);
         test_rows(12, 1500);
     }
     std::printf(failures ? "%d FAILURES\n" : "all kernels agree\n", failures);
