@@ -17,6 +17,18 @@ __device__ inline void cluster_sync() {
                  "barrier.cluster.wait.aligned;" ::
                      : "memory");
 }
+// The same where no mbarriers were made: what the blocks wrote to their shared memory is there.
+__device__ inline void meet_cluster() {
+    asm volatile("barrier.cluster.arrive.release.aligned;\n\t"
+                 "barrier.cluster.wait.acquire.aligned;" ::
+                     : "memory");
+}
+// At a kernel's end: no block goes while another reads from it. Waits for no block's writes.
+__device__ inline void leave_cluster() {
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;\n\t"
+                 "barrier.cluster.wait.aligned;" ::
+                     : "memory");
+}
 // Where block `peer` has what this block has at `shared`.
 __device__ inline uint32_t address_at(const void *shared, int peer) {
     uint32_t address;

@@ -215,15 +215,20 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksAtOnce)
             wait_copies<0>();
             publish_to_wgmma();
             __syncthreads();
-            fetch_group(tile + 1); // where the keys of `tile` and the values before them were
             hold(scores);
             hold(sums);
             begin_products();
             ask_scores<kKeys>(scores, queries, advance(keys, (tile + 1) % 2 * kTile));
             ask_sums(sums, weights, advance(values, tile % 2 * kTile));
+            fetch_group(tile + 1); // where the keys of `tile` and the values before them were
             wait_products<1>();
             hold(scores);
             weigh(scores, rows, seen - (tile + 1) * kKeys);
+            // ptxas would wait first and make the weights afterwards, with the tensor cores idle. What
+            // never happens here, as totals are positive, needs all weights and stays before the wait.
+            if (rows.totals[0] + rows.totals[1] < 0) {
+                __nanosleep(1);
+            }
             wait_products<0>();
             hold(sums);
 #pragma unroll
@@ -275,9 +280,9 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksAtOnce)
             exchange[(kSums + half) * kThreads] = rows.largest[half];
             exchange[(kSums + 2 + half) * kThreads] = rows.totals[half];
         }
-        cluster_sync();
+        meet_cluster();
         write_together<kThreads, kParts>(out, exchange, part, row0, positions, width);
-        cluster_sync(); // no block goes while another reads from it
+        leave_cluster();
     }
 #endif
 }

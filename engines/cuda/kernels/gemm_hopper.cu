@@ -120,7 +120,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksAtOnce)
     if constexpr (kSplit == 1) {
         __syncthreads();
     } else {
-        cluster_sync();
+        meet_cluster();
     }
     auto read = [&](int row, int column, float (&v)[8]) {
         const float *from = tile + row * (kN + kPad) + column;
@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksAtOnce)
     write_rows<kOwnRows, kN, kThreads, kSplit == 1 ? 4 : 2>(p, kEpilogue, batch, m0, n0,
                                                            part * kOwnRows, read);
     if constexpr (kSplit > 1) {
-        cluster_sync(); // no block goes while another reads from it
+        leave_cluster();
     }
 #endif
 }
