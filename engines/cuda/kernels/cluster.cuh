@@ -23,7 +23,8 @@ __device__ inline void meet_cluster() {
                  "barrier.cluster.wait.acquire.aligned;" ::
                      : "memory");
 }
-// At a kernel's end: no block goes while another reads from it. Waits for no block's writes.
+// At a kernel's end: no block goes while another reads from it. It waits for no memory, so that what
+// was read has to have been used, in something that was written.
 __device__ inline void leave_cluster() {
     asm volatile("barrier.cluster.arrive.relaxed.aligned;\n\t"
                  "barrier.cluster.wait.aligned;" ::

@@ -116,6 +116,10 @@ __device__ inline void write_together(__half *out, const float *exchange, int pa
                                       int positions, int width) {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
+        const int row = row0 + 8 * half;
+        if (row >= positions) {
+            continue; // and no load on its way that no store waits for: see leave_cluster()
+        }
         float largest[kParts], factors[kParts], high = -1e30f, total = 0;
 #pragma unroll
         for (int peer = 0; peer < kParts; peer++) {
@@ -128,12 +132,11 @@ __device__ inline void write_together(__half *out, const float *exchange, int pa
             total += factors[peer] *
                      load_peer(address_at(exchange + (kSums + 2 + half) * kThreads, peer));
         }
-        const int row = row0 + 8 * half;
         const float inverse = 1.0f / total;
 #pragma unroll
         for (int i = 0; i < (kHead / 8 + kParts - 1) / kParts; i++) {
             const int j = i * kParts + part;
-            if (row < positions && j < kHead / 8) {
+            if (j < kHead / 8) {
                 const float *from = exchange + (4 * j + 2 * half) * kThreads;
                 float x = 0, y = 0;
 #pragma unroll
