@@ -1,4 +1,4 @@
-// CUDA's error codes as failures that name the call and the place.
+// CUDA's error codes as failures that name the call and the place; what the device is.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -22,3 +22,15 @@ inline void check_cuda(cudaError_t error, const char *call, const char *file, in
 
 #define DW_CUDA(call) ::dw::check_cuda((call), #call, __FILE__, __LINE__)
 #define DW_LAUNCHED(kernel) ::dw::check_cuda(cudaGetLastError(), kernel, __FILE__, __LINE__)
+
+namespace dw {
+
+// The first number of the present device's compute capability.
+inline int compute_major() {
+    int device, major;
+    DW_CUDA(cudaGetDevice(&device));
+    DW_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+    return major;
+}
+
+} // namespace dw

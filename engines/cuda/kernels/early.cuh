@@ -29,12 +29,7 @@ struct LaunchShape {
     unsigned cluster = 1;  // blocks along z
 };
 
-inline bool begins_early(bool only_portable) {
-    int device, major;
-    DW_CUDA(cudaGetDevice(&device));
-    DW_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-    return major >= 9 && !only_portable;
-}
+inline bool begins_early(bool only_portable) { return compute_major() >= 9 && !only_portable; }
 
 template <class T> struct Same {
     using type = T;

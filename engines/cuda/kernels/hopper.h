@@ -9,12 +9,7 @@ namespace dw {
 constexpr int kHopperBlockShared = 227 * 1024; // the most that a block can have on sm_90
 
 // Whether the present device has wgmma: 9.x has, no other.
-inline bool has_wgmma() {
-    int device, major;
-    DW_CUDA(cudaGetDevice(&device));
-    DW_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-    return major == 9;
-}
+inline bool has_wgmma() { return compute_major() == 9; }
 
 // What multiply_hopper() takes, with fp16 weights: rows to fill tiles, no epilogue of the decoder.
 inline bool fits_hopper(const Product &p) {
