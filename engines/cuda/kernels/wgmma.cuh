@@ -29,9 +29,12 @@ __device__ inline uint64_t advance(uint64_t descriptor, int halves) {
     return descriptor + static_cast<uint64_t>(halves / 8);
 }
 
-// Shared memory that threads wrote, or copied themselves, is there for wgmma afterwards.
-__device__ inline void publish_to_wgmma() {
+// What all threads copied, but for each one's last kPending groups, is there for products afterwards,
+// which do not read shared memory the way threads write it.
+template <int kPending> __device__ inline void receive_tiles() {
+    wait_copies<kPending>();
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    __syncthreads();
 }
 
 // Around products: registers that were written before are there for them; what was asked for since
@@ -51,10 +54,10 @@ template <int kNum> __device__ inline void hold(float (&registers)[kNum]) {
         asm volatile("" : "+f"(registers[i])::"memory");
     }
 }
-template <int kNum> __device__ inline void hold(uint32_t (&registers)[kNum]) {
+template <int kNum> __device__ inline void hold(uint32_t (&registers)[kNum][4]) {
 #pragma unroll
-    for (int i = 0; i < kNum; i++) {
-        asm volatile("" : "+r"(registers[i])::"memory");
+    for (int i = 0; i < 4 * kNum; i++) {
+        asm volatile("" : "+r"(registers[i / 4][i % 4])::"memory");
     }
 }
 
@@ -94,10 +97,6 @@ template <int kN> struct WarpgroupProduct;
 #define DW_NAMES_9 ",%72,%73,%74,%75,%76,%77,%78,%79"
 #define DW_NAMES_10 ",%80,%81,%82,%83,%84,%85,%86,%87"
 #define DW_NAMES_11 ",%88,%89,%90,%91,%92,%93,%94,%95"
-#define DW_NAMES_12 ",%96,%97,%98,%99,%100,%101,%102,%103"
-#define DW_NAMES_13 ",%104,%105,%106,%107,%108,%109,%110,%111"
-#define DW_NAMES_14 ",%112,%113,%114,%115,%116,%117,%118,%119"
-#define DW_NAMES_15 ",%120,%121,%122,%123,%124,%125,%126,%127"
 #define DW_EIGHT(i)                                                                                \
     "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]),    \
         "+f"(d[i + 6]), "+f"(d[i + 7])
@@ -111,10 +110,6 @@ template <int kN> struct WarpgroupProduct;
                          : "l"(a), "l"(b), "r"(keep));                                             \
         }                                                                                          \
     };
-DW_WARPGROUP_PRODUCT(48,
-                     DW_NAMES_0 DW_NAMES_1 DW_NAMES_2,
-                     "%24", "%25", "%26",
-                     DW_EIGHT(0), DW_EIGHT(8), DW_EIGHT(16))
 DW_WARPGROUP_PRODUCT(64,
                      DW_NAMES_0 DW_NAMES_1 DW_NAMES_2 DW_NAMES_3,
                      "%32", "%33", "%34",
@@ -143,15 +138,6 @@ DW_WARPGROUP_PRODUCT(192,
                      DW_EIGHT(0), DW_EIGHT(8), DW_EIGHT(16), DW_EIGHT(24), DW_EIGHT(32),
                      DW_EIGHT(40), DW_EIGHT(48), DW_EIGHT(56), DW_EIGHT(64), DW_EIGHT(72),
                      DW_EIGHT(80), DW_EIGHT(88))
-DW_WARPGROUP_PRODUCT(256,
-                     DW_NAMES_0 DW_NAMES_1 DW_NAMES_2 DW_NAMES_3 DW_NAMES_4 DW_NAMES_5 DW_NAMES_6
-                     DW_NAMES_7 DW_NAMES_8 DW_NAMES_9 DW_NAMES_10 DW_NAMES_11 DW_NAMES_12
-                     DW_NAMES_13 DW_NAMES_14 DW_NAMES_15,
-                     "%128", "%129", "%130",
-                     DW_EIGHT(0), DW_EIGHT(8), DW_EIGHT(16), DW_EIGHT(24), DW_EIGHT(32),
-                     DW_EIGHT(40), DW_EIGHT(48), DW_EIGHT(56), DW_EIGHT(64), DW_EIGHT(72),
-                     DW_EIGHT(80), DW_EIGHT(88), DW_EIGHT(96), DW_EIGHT(104), DW_EIGHT(112),
-                     DW_EIGHT(120))
 #undef DW_WARPGROUP_PRODUCT
 
 // d [64, 64] += a [64, 16] b [16, 64]: a in registers, in the order of multiply_add(), b by rows of k.
