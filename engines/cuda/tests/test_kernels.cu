@@ -2,132 +2,13 @@
 // difference relative to the reference's root mean square.
 //
 //   test_kernels [small]: small leaves out the large sizes, for compute-sanitizer
-#include <cmath>
-#include <cstdio>
-#include <cstring>
-#include <functional>
-#include <vector>
-
-#include "../host/tensors.h"
-#include "../kernels/check.h"
-#include "../kernels/launch.h"
-#include "../reference/plain.h"
+#include "kernel_data.h"
 
 using namespace dw;
 
 namespace {
 
-using Vector = std::vector<float>;
-int failures = 0;
 bool only_portable = false; // of the kernels that have a form for one GPU: first that, then the other
-
-uint64_t noise_state = 1;
-uint32_t noise() {
-    noise_state = noise_state * 6364136223846793005ull + 1442695040888963407ull;
-    return static_cast<uint32_t>(noise_state >> 33);
-}
-// Uniform in +-scale, exact in half precision.
-Vector random(int64_t size, float scale = 1) {
-    Vector v(size);
-    for (float &x : v) {
-        x = half_to_float(float_to_half(scale * (static_cast<float>(noise()) / 1073741824.0f - 1)));
-    }
-    return v;
-}
-
-template <class T> struct Device {
-    T *data = nullptr;
-    int64_t size;
-    explicit Device(int64_t size) : size(size) {
-        DW_CUDA(cudaMalloc(&data, size * sizeof(T)));
-        DW_CUDA(cudaMemset(data, 0xff, size * sizeof(T))); // NaN: what is not written shows
-    }
-    explicit Device(const std::vector<T> &v) : Device(static_cast<int64_t>(v.size())) {
-        DW_CUDA(cudaMemcpy(data, v.data(), size * sizeof(T), cudaMemcpyHostToDevice));
-    }
-    Device(const Device &) = delete;
-    ~Device() { cudaFree(data); }
-    std::vector<T> get() const {
-        std::vector<T> v(size);
-        DW_CUDA(cudaDeviceSynchronize());
-        DW_CUDA(cudaMemcpy(v.data(), data, size * sizeof(T), cudaMemcpyDeviceToHost));
-        return v;
-    }
-};
-
-std::vector<uint16_t> halves(const Vector &v) {
-    std::vector<uint16_t> h(v.size());
-    for (size_t i = 0; i < v.size(); i++) {
-        h[i] = float_to_half(v[i]);
-    }
-    return h;
-}
-Vector floats(const std::vector<uint16_t> &h) {
-    Vector v(h.size());
-    for (size_t i = 0; i < h.size(); i++) {
-        v[i] = half_to_float(h[i]);
-    }
-    return v;
-}
-__half *half_of(Device<uint16_t> &d) { return reinterpret_cast<__half *>(d.data); }
-
-void report(const char *kernel, const Vector &x, const Vector &reference, double limit) {
-    double squares = 0, worst = 0;
-    bool is_sound = x.size() == reference.size();
-    for (size_t i = 0; is_sound && i < x.size(); i++) {
-        squares += double(reference[i]) * reference[i];
-        worst = std::max(worst, std::abs(double(x[i]) - reference[i]));
-        is_sound = std::isfinite(x[i]);
-    }
-    worst /= std::sqrt(squares / x.size());
-    const bool is_right = is_sound && worst < limit;
-    std::printf("%-58s %.2e%s\n", kernel, worst, is_right ? "" : "  FAILED");
-    failures += !is_right;
-}
-
-// A weight of a type: as the GPU has it, and as floats.
-struct TestMatrix {
-    Vector values;
-    std::vector<uint8_t> bytes, scale;
-    Device<uint8_t> *data = nullptr, *scale_data = nullptr;
-
-    TestMatrix(dw_type type, int out, int in) : values(int64_t{out} * in) {
-        if (type == DW_FP16) {
-            values = random(values.size(), 0.5f);
-            const std::vector<uint16_t> h = halves(values);
-            bytes.resize(2 * h.size());
-            std::memcpy(bytes.data(), h.data(), bytes.size());
-            scale.resize(16);
-        } else {
-            bytes.resize(matrix_bytes(type, values.size()));
-            for (uint8_t &byte : bytes) {
-                byte = static_cast<uint8_t>(noise());
-            }
-            const int num = type == DW_INT8 ? out : out * in / 64;
-            Vector scales = random(num, 0.002f);
-            if (type == DW_INT8) {
-                plain::widen_int8(values.data(), bytes.data(), scales.data(), out, in);
-                scale.resize(num * 4);
-                std::memcpy(scale.data(), scales.data(), scale.size());
-            } else {
-                for (float &each : scales) {
-                    each = half_to_float(float_to_half(each * 30));
-                }
-                plain::widen_int4(values.data(), bytes.data(), scales.data(), out, in);
-                const std::vector<uint16_t> h = halves(scales);
-                scale.resize(num * 2);
-                std::memcpy(scale.data(), h.data(), scale.size());
-            }
-        }
-        data = new Device<uint8_t>(bytes);
-        scale_data = new Device<uint8_t>(scale);
-    }
-    ~TestMatrix() {
-        delete data;
-        delete scale_data;
-    }
-    Matrix on_gpu(const float *bias) const { return {data->data, scale_data->data, bias}; }
-};
 
 void test_multiply(dw_type type, int m, int n, int k, Epilogue epilogue, const char *name) {
     const Vector a = random(int64_t{m} * k), bias = random(n);
@@ -364,15 +245,18 @@ void test_rows(int heads, int num_keys) {
     report("choose", got, want, 1e-5);
 }
 
-} // namespace
-
-// What exists twice where the GPU has wgmma: whole tiles, rests of tiles, and less than one.
+// What exists twice where the GPU has wgmma, in every shape: whole tiles, rests of tiles, less than
+// one, and parts of k or of the keys that have nothing.
 void test_encoder(bool is_small) {
     std::printf(only_portable ? "-- portable\n" : "-- as this GPU can\n");
     test_multiply(DW_FP16, 70, 96, 48, Epilogue::kHalf, "fp16 to half");
     test_multiply(DW_FP16, 130, 136, 240, Epilogue::kAddFloat, "fp16 added");
+    test_multiply(DW_FP16, 130, 136, 1048, Epilogue::kAddFloat, "fp16 added");
+    test_multiply(DW_FP16, 193, 648, 72, Epilogue::kHalfGelu, "fp16, gelu");
+    test_multiply(DW_FP16, 70, 640, 8, Epilogue::kHalf, "fp16 to half");
     test_multiply(DW_FP16, 193, 1032, 72, Epilogue::kHalfGelu, "fp16, gelu");
     test_multiply(DW_FP16, 65, 2056, 8, Epilogue::kHalf, "fp16 to half");
+    test_multiply(DW_FP16, 193, 2312, 200, Epilogue::kHalf, "fp16 to half");
     test_multiply(DW_FP16, 200, 3080, 136, Epilogue::kAddFloat, "fp16 added");
     test_convolution(60, 80, 64);
     test_convolution(140, 80, 72);
@@ -382,6 +266,7 @@ void test_encoder(bool is_small) {
     test_turn_mel(80, 70);
     for (const int positions : {1, 60, 64, 65, 70, 128, 129, 200, 300}) {
         test_encoder_attention(positions, 2);
+        test_encoder_attention(positions, 34); // more blocks than multiprocessors
     }
     if (is_small) {
         return;
@@ -392,6 +277,7 @@ void test_encoder(bool is_small) {
     test_multiply(DW_FP16, 1500, 512, 512, Epilogue::kAddFloat, "fp16 added");
     test_multiply(DW_FP16, 1500, 2304, 768, Epilogue::kHalf, "fp16 to half");
     test_multiply(DW_FP16, 1500, 768, 3072, Epilogue::kAddFloat, "fp16 added");
+    test_multiply(DW_FP16, 3001, 520, 64, Epilogue::kAddFloat, "fp16 added");
     test_multiply(DW_FP16, 3000, 512, 240, Epilogue::kHalfGelu, "fp16, gelu");
     test_convolution(3000, 512, 512);
     test_cross_kv(1500, 384, 2);
@@ -402,6 +288,8 @@ void test_encoder(bool is_small) {
     test_encoder_attention(1500, 8);
     test_encoder_attention(1500, 12);
 }
+
+} // namespace
 
 int main(int count, char **) {
     const bool is_small = count > 1;
