@@ -17,7 +17,7 @@
 extern "C" {
 #endif
 
-#define DW_ABI_VERSION 1
+#define DW_ABI_VERSION 2
 
 #if defined(__GNUC__)
 #define DW_API __attribute__((visibility("default")))
@@ -75,7 +75,8 @@ typedef struct {
     int32_t max_batch;      /* sequences that dw_decode_batch takes at once, <= 256 */
     int32_t encode_batch;   /* utterances that the encoder takes at once, <= 32; memory grows
                                with it; dw_encode_batch takes any number, in groups */
-    int32_t chunk_tokens;   /* tokens between two looks at should_stop, 1 .. 8 */
+    int32_t chunk_tokens;   /* at most so many tokens between two looks at should_stop, 1 .. 32;
+                               fewer where they take longer than about 5 ms */
     int32_t timeout_ms;     /* the longest wait for the GPU before DW_TIMED_OUT */
     int32_t eot;            /* end token */
     int32_t no_speech;      /* token whose probability after the start token is reported, or -1 */
@@ -172,7 +173,7 @@ typedef struct {
     int32_t stop_on_repetition; /* nonzero: end when the last tokens are one pattern over and over,
                                    by the rule of duplex_asr/asr/decoding.py */
     int32_t (*should_stop)(void *user); /* nonzero ends the decoding; asked at the start and
-                                           after every chunk_tokens tokens; may be NULL */
+                                           after at most chunk_tokens tokens; may be NULL */
     void *user;
 } dw_request;
 

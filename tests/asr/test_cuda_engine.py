@@ -150,7 +150,8 @@ def test_a_stop_is_asked_for_every_few_tokens_and_keeps_what_there_is(
         audio, prompt, 40, should_stop=lambda: next(answers), stop_on_repetition=False
     )
     assert found.end_reason == "stopped"
-    assert 4 <= len(found.tokens) <= 9 and found.tokens == plain.tokens[: len(found.tokens)]
+    # Two chunks: fewer tokens than four each where they take longer than a millisecond.
+    assert 2 <= len(found.tokens) <= 9 and found.tokens == plain.tokens[: len(found.tokens)]
     at_once = engine.decode(audio, prompt, 40, should_stop=lambda: True)
     assert at_once == Decoding((), (), 0.0, "stopped")
     assert free_blocks(engine) == engine.memory().blocks_total

@@ -16,7 +16,7 @@ from typing import Any
 from duplex_asr.asr.engine import ModelDimensions
 from duplex_asr.errors import EngineError, GpuLostError, OutOfBlocksError
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 LIBRARY_NAME = "libduplex_whisper.so"
 HOW_TO_BUILD = (
     "build it with `build_scripts/build_cuda_engine.sh --arch sm_NN --output engines/cuda/build`, "

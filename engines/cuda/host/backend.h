@@ -48,6 +48,7 @@ struct Generation {
 };
 
 constexpr int kMaxInputs = 4; // of a Generation: Whisper's longest prompt without text
+constexpr int kMaxChunkTokens = 32;
 
 class Backend {
   public:

@@ -34,6 +34,7 @@ struct dw_engine {
     dw::BlockPool pool;
     std::vector<int> free_audios;
     std::unique_ptr<dw::Backend> backend;
+    double token_ms = 2; // what a token took last; before the first a guess
 };
 
 namespace dw {

@@ -1,6 +1,7 @@
 #include "greedy.h"
 
 #include <algorithm>
+#include <chrono>
 #include <list>
 
 #include "failure.h"
@@ -11,6 +12,13 @@ namespace {
 constexpr int kMaxPatternTokens = 16;
 constexpr int kMinRepeatedTokens = 24;
 constexpr int kMinRepeats = 4;
+// Tokens without the host in between are fast, but whoever wants to stop waits for them.
+constexpr double kLookMs = 5;
+
+using Clock = std::chrono::steady_clock;
+double ms_since(Clock::time_point start) {
+    return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
 
 bool should_stop(const dw_request &request) {
     return request.should_stop != nullptr && request.should_stop(request.user) != 0;
@@ -77,12 +85,15 @@ bool decode_prompt(dw_engine &engine, dw_sequence &sequence, const dw_request &r
 bool decode_chunk(dw_engine &engine, Generation &generation, const dw_request &request,
                   dw_result &result) {
     const int num_inputs = static_cast<int>(generation.inputs.size());
+    const int soon = std::max(1, static_cast<int>(kLookMs / engine.token_ms));
     generation.num_new =
-        std::min(engine.options.chunk_tokens, request.max_new_tokens - result.num_tokens);
+        std::min({engine.options.chunk_tokens, soon, request.max_new_tokens - result.num_tokens});
     const int num_positions = generation.position + num_inputs + generation.num_new - 1;
     engine.reserve(*generation.sequence, num_positions);
-    Answer answers[8];
+    Answer answers[kMaxChunkTokens];
+    const Clock::time_point start = Clock::now();
     const int num = engine.backend->generate(generation, answers, &result.no_speech_prob);
+    engine.token_ms = std::max(ms_since(start) / (num_inputs - 1 + num), 1e-3);
     for (int i = 0; i < num; i++) {
         if (!take(engine, request, result, answers[i])) {
             return false;
@@ -180,10 +191,12 @@ void greedy_decode_batch(dw_engine &engine, int num, dw_audio *const *audios,
         }
     }
     std::vector<Answer> answers;
+    Clock::time_point looked = Clock::now();
     for (int step = 0; !rows.empty(); step++) {
         answers.resize(rows.size());
         engine.forward(rows, answers.data(), nullptr);
-        const bool is_look = step % engine.options.chunk_tokens == 0;
+        const bool is_look = step % engine.options.chunk_tokens == 0 || ms_since(looked) >= kLookMs;
+        looked = is_look ? Clock::now() : looked;
         std::vector<Row> next_rows;
         std::vector<int> next_owners;
         for (size_t r = 0; r < rows.size(); r++) {

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "backend.h"
 #include "failure.h"
 
 namespace dw {
@@ -199,7 +200,7 @@ void check_options(const dw_dimensions &dims, const dw_options &options) {
     check_range("max_audios", options.max_audios, 1, 1024, status);
     check_range("max_batch", options.max_batch, 1, 256, status);
     check_range("encode_batch", options.encode_batch, 1, 32, status);
-    check_range("chunk_tokens", options.chunk_tokens, 1, 8, status);
+    check_range("chunk_tokens", options.chunk_tokens, 1, dw::kMaxChunkTokens, status);
     check_range("timeout_ms", options.timeout_ms, 1, 3600000, status);
     check_range("eot", options.eot, 0, dims.n_vocab - 1, status);
     check_range("no_speech", options.no_speech, -1, dims.n_vocab - 1, status);

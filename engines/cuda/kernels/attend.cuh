@@ -33,6 +33,37 @@ template <int kWarps, class At> __device__ inline KeyPair first_keys(int num_key
     return num_keys > 0 ? load_keys<kWarps>(threadIdx.x / 8, num_keys, at) : KeyPair{};
 }
 
+// Sums over eight lanes of several values at once: one after the other, each of them would wait for three
+// shuffles.
+template <int kNum> __device__ inline void sum_eight_lanes(float (&values)[kNum]) {
+#pragma unroll
+    for (int distance = 4; distance > 0; distance /= 2) {
+        float others[kNum];
+#pragma unroll
+        for (int i = 0; i < kNum; i++) {
+            others[i] = __shfl_xor_sync(0xffffffff, values[i], distance);
+        }
+#pragma unroll
+        for (int i = 0; i < kNum; i++) {
+            values[i] += others[i];
+        }
+    }
+}
+
+// Scores to weights, relative to the largest; -1e30 is no key. Returns the largest.
+template <int kNum> __device__ inline float weigh_scores(float (&scores)[kNum]) {
+    float largest = -1e30f;
+#pragma unroll
+    for (int i = 0; i < kNum; i++) {
+        largest = fmaxf(largest, scores[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < kNum; i++) {
+        scores[i] = __expf(scores[i] - fmaxf(largest, -1e29f)); // 0 for no key, even if there is none
+    }
+    return largest;
+}
+
 __device__ inline Mixed nothing_mixed() { return {-1e30f, 0.0f, {}}; }
 
 // query: 8 channels of this lane, times 1/8. mixed: what was summed before.
@@ -80,8 +111,9 @@ __device__ inline Mixed attend_keys(const float (&query)[8], int num_keys, KeyPa
     return mixed;
 }
 template <int kWarps, class At>
-__device__ inline Mixed attend_keys(const float (&query)[8], int num_keys, At at) {
-    return attend_keys<kWarps>(query, num_keys, first_keys<kWarps>(num_keys, at), at);
+__device__ inline Mixed attend_keys(const float (&query)[8], int num_keys, At at,
+                                    Mixed mixed = nothing_mixed()) {
+    return attend_keys<kWarps>(query, num_keys, first_keys<kWarps>(num_keys, at), at, mixed);
 }
 
 __device__ inline void merge(Mixed &a, float largest, float total, const float (&sums)[8]) {

@@ -39,14 +39,15 @@ template <int kHeads> struct alignas(128) ClusterShared {
     static constexpr int kMostRows = kSlice > kHiddenPart ? kSlice : kHiddenPart;
 
     float x[2][kWidth];   // the residual stream, and what it is becoming
-    float normed[kWidth]; // the last layer norm, in planes (token_block.cuh)
+    alignas(16) __half normed[2 * kWidth]; // the last layer norm: larger parts, then the rest
     float last_weight[kWidth], last_bias[kWidth];
     float qkv[3 * kHead], query[kHead], hidden[kHiddenPerHead];
-    float mixed[kClusterParts][kMixedRow]; // attention over the parts of the audio
-    float sums[kTokenWarps][kMixedRow];    // attention of this block's warps
-    float head[kHead];                     // what attention gave
+    alignas(16) __half head[2 * kHead]; // what attention gave: larger parts, then the rest
+    // Attention of this block's warps, and over the parts of the audio of the cluster's blocks.
+    float mixed[2][kClusterParts][kMixedRow];
     float partials[kTokenWarps][kMostRows];   // rows of a product, of each warp's columns
     float out_partials[kTokenWarps][kSlice];  // the same for the MLP's second matrix
+    alignas(16) float2 moments[kTokenWarps];  // of x: sums, and of squares, of each warp's columns
     float slices[kHeads][kSlice];             // what each head adds to this block's slice of x
     uint64_t arrived[kArrivals], copied[kChunks], used[kChunks];
     LogitPart logit_parts[kTokenWarps * 4];
@@ -56,18 +57,24 @@ template <int kHeads> struct alignas(128) ClusterShared {
 
 // ---- clusters -------------------------------------------------------------------------------------
 
-__device__ inline void give(float *shared, uint64_t *arrived, int peer, const float4 &v) {
-    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 "
-                 "[%0], {%1, %2, %3, %4}, [%5];" ::"r"(address_at(shared, peer)),
-                 "r"(__float_as_uint(v.x)), "r"(__float_as_uint(v.y)), "r"(__float_as_uint(v.z)),
-                 "r"(__float_as_uint(v.w)), "r"(address_at(arrived, peer))
+// How far from this block's shared memory that of block `peer` is.
+__device__ inline uint32_t distance_to(const void *shared, int peer) {
+    return address_at(shared, peer) - shared_address(shared);
+}
+// To where the block `distance` away has `shared`; counted at its `arrived`. Sixteen bytes where it can
+// be: it is the number of these that takes time.
+__device__ inline void give(float *shared, uint64_t *arrived, uint32_t distance, const float2 &v) {
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 "
+                 "[%0], {%1, %2}, [%3];" ::"r"(shared_address(shared) + distance),
+                 "r"(__float_as_uint(v.x)), "r"(__float_as_uint(v.y)),
+                 "r"(shared_address(arrived) + distance)
                  : "memory");
 }
-__device__ inline void give(float *shared, uint64_t *arrived, int peer, const float2 &v) {
-    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 "
-                 "[%0], {%1, %2}, [%3];" ::"r"(address_at(shared, peer)),
-                 "r"(__float_as_uint(v.x)), "r"(__float_as_uint(v.y)),
-                 "r"(address_at(arrived, peer))
+__device__ inline void give(float *shared, uint64_t *arrived, uint32_t distance, const float4 &v) {
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 "
+                 "[%0], {%1, %2, %3, %4}, [%5];" ::"r"(shared_address(shared) + distance),
+                 "r"(__float_as_uint(v.x)), "r"(__float_as_uint(v.y)), "r"(__float_as_uint(v.z)),
+                 "r"(__float_as_uint(v.w)), "r"(shared_address(arrived) + distance)
                  : "memory");
 }
 // By one thread, once a turn: how many bytes will come. They may have begun to.
@@ -80,7 +87,7 @@ __device__ inline void await_bytes(uint64_t *arrived, uint32_t parity) {
     uint32_t is_done = 0;
     while (!is_done) {
         asm volatile("{\n\t.reg .pred p;\n\t"
-                     "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n\t"
+                     "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n\t"
                      "selp.u32 %0, 1, 0, p;\n\t}"
                      : "=r"(is_done)
                      : "r"(shared_address(arrived)), "r"(parity)
@@ -88,24 +95,53 @@ __device__ inline void await_bytes(uint64_t *arrived, uint32_t parity) {
     }
 }
 
-// Two neighbouring words of send() (token_sync.cuh), from blocks of another cluster.
-__device__ inline float2 receive_two(const uint64_t *words, uint32_t tag) {
-    uint64_t first, second;
+// kNum words of send() (token_sync.cuh), from blocks of other clusters, to shared memory. A thread asks
+// for all of its words at once, and a warp for neighbours: words one after the other would each take the
+// way to the L2 cache and back, and words far apart took twice as long.
+template <int kNum> __device__ inline void receive_words(float *to, const uint64_t *words, uint32_t tag) {
+    constexpr int kApart = kTokenThreads * 2, kTimes = (kNum + kApart - 1) / kApart;
+    const int first = threadIdx.x * 2;
+    uint64_t pairs[kTimes][2];
+    bool is_missing;
     do {
-        asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
-                     : "=l"(first), "=l"(second)
-                     : "l"(words)
-                     : "memory");
-    } while (static_cast<uint32_t>(first >> 32) != tag || static_cast<uint32_t>(second >> 32) != tag);
-    return {__uint_as_float(static_cast<uint32_t>(first)),
-            __uint_as_float(static_cast<uint32_t>(second))};
+        is_missing = false;
+#pragma unroll
+        for (int i = 0; i < kTimes; i++) {
+            if (first + i * kApart < kNum) {
+                asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
+                             : "=l"(pairs[i][0]), "=l"(pairs[i][1])
+                             : "l"(words + first + i * kApart)
+                             : "memory");
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < kTimes; i++) {
+            is_missing |= first + i * kApart < kNum &&
+                          (static_cast<uint32_t>(pairs[i][0] >> 32) != tag ||
+                           static_cast<uint32_t>(pairs[i][1] >> 32) != tag);
+        }
+    } while (is_missing);
+#pragma unroll
+    for (int i = 0; i < kTimes; i++) {
+        if (first + i * kApart < kNum) {
+            *reinterpret_cast<float2 *>(to + first + i * kApart) = {
+                __uint_as_float(static_cast<uint32_t>(pairs[i][0])),
+                __uint_as_float(static_cast<uint32_t>(pairs[i][1]))};
+        }
+    }
 }
 
 // ---- products -------------------------------------------------------------------------------------
 
-// Rows lie this many bytes apart, so that the four rows a half-warp reads are in different banks.
-__host__ __device__ constexpr int padded_row(int columns) { return columns * 2 + 32; }
+// Rows lie this many bytes apart, so that the words of eight rows that a warp reads at once are in
+// different banks.
+__host__ __device__ constexpr int padded_row(int columns) { return columns * 2 + 16; }
 
+// Mean and 1 / deviation.
+__device__ inline float2 mean_and_scale(float sum, float squares, int num) {
+    const float share = 1.0f / static_cast<float>(num), mean = sum * share;
+    return {mean, rsqrtf(fmaxf(squares * share - mean * mean, 0.0f) + 1e-5f)};
+}
 // Mean and 1 / deviation of x, made by each warp for itself: no one waits for another.
 template <int kWidth> __device__ inline float2 moments_of(const float *x) {
     float sum = 0, squares = 0;
@@ -120,18 +156,32 @@ template <int kWidth> __device__ inline float2 moments_of(const float *x) {
         sum += __shfl_xor_sync(0xffffffff, sum, distance);
         squares += __shfl_xor_sync(0xffffffff, squares, distance);
     }
-    const float mean = sum * (1.0f / kWidth);
-    const float variance = fmaxf(squares * (1.0f / kWidth) - mean * mean, 0.0f);
-    return {mean, rsqrtf(variance + 1e-5f)};
+    return mean_and_scale(sum, squares, kWidth);
 }
 
-__device__ inline float4 normalise_four(const float4 &x, const float2 &moments, const float4 &weight,
-                                        const float4 &bias) {
-    return {(x.x - moments.x) * moments.y * weight.x + bias.x,
-            (x.y - moments.x) * moments.y * weight.y + bias.y,
-            (x.z - moments.x) * moments.y * weight.z + bias.z,
-            (x.w - moments.x) * moments.y * weight.w + bias.w};
+// The same from sums of each warp, see ClusterShared::moments.
+template <int kWidth> __device__ inline float2 merge_moments(const float2 (&warps)[kTokenWarps]) {
+    float sum = 0, squares = 0;
+#pragma unroll
+    for (int i = 0; i < kTokenWarps; i += 2) {
+        const float4 two = *reinterpret_cast<const float4 *>(warps + i);
+        sum += two.x + two.z;
+        squares += two.y + two.w;
+    }
+    return mean_and_scale(sum, squares, kWidth);
 }
+
+// A vector is column 0 of the right matrix in halves, the larger parts, and column 1 what those leave
+// out; the other six columns repeat them. The results' even and odd columns are added.
+__device__ inline bool has_rest() { return threadIdx.x & 4; } // of which a lane gives the tensor cores
+// Two neighbouring columns of the vector, of the two parts the one that this lane gives.
+__device__ inline uint32_t split_two(float x, float y) {
+    const __half2 larger = __floats2half2_rn(x, y);
+    const float2 back = __half22float2(larger);
+    return has_rest() ? pack_halves(x - back.x, y - back.y) : *reinterpret_cast<const uint32_t *>(&larger);
+}
+
+__device__ inline uint32_t word_at(const char *from) { return *reinterpret_cast<const uint32_t *>(from); }
 
 // Up to kTiles * 16 rows of fp16 weights [rows, kIn] times a vector, by the tensor cores: every warp
 // takes an eighth of the columns. As in multiply_tiles (token_block.cuh), the vector is column 0 of the
@@ -140,10 +190,10 @@ __device__ inline float4 normalise_four(const float4 &x, const float2 &moments, 
 template <int kIn, int kTiles> struct WarpRows {
     static constexpr int kShare = kIn / kTokenWarps, kSteps = kShare / 16, kStride = padded_row(kIn);
     static_assert(kShare % 16 == 0);
-    uint2 weights[kTiles][kSteps][2];
+    uint32_t weights[kTiles][kSteps][4];
 
-    // The first column of step 0 that this lane has; it has four.
-    __device__ static int first_column() { return threadIdx.x / 32 * kShare + threadIdx.x % 4 * 4; }
+    // The first column of step 0 that this lane has; it has four: also the next, and both eight further.
+    __device__ static int first_column() { return threadIdx.x / 32 * kShare + threadIdx.x % 4 * 2; }
 
     // rows: a multiple of 8. What there is less than kTiles * 16 is made of other rows and not used.
     __device__ void load(const char *from, int rows) {
@@ -154,31 +204,27 @@ template <int kIn, int kTiles> struct WarpRows {
             const int apart = tile * 16 + 8 < rows ? 8 * kStride : 0;
 #pragma unroll
             for (int step = 0; step < kSteps; step++) {
-                weights[tile][step][0] = *reinterpret_cast<const uint2 *>(upper + step * 32);
-                weights[tile][step][1] = *reinterpret_cast<const uint2 *>(upper + step * 32 + apart);
+#pragma unroll
+                for (int k = 0; k < 2; k++) { // in the tensor cores' order, or they would have to be moved
+                    weights[tile][step][2 * k] = word_at(upper + step * 32 + k * 16);
+                    weights[tile][step][2 * k + 1] = word_at(upper + step * 32 + k * 16 + apart);
+                }
             }
         }
     }
 
-    // vector(step): columns first_column() + 16 * step and the three after. Sums over this warp's
-    // columns go to partials, one for each row.
+    // vector(step): this lane's columns of a step, see pairs_at(). Sums over this warp's columns go to
+    // partials, one for each row.
     template <class Vector> __device__ void multiply(float *partials, Vector vector) const {
         const int row = threadIdx.x % 32 / 4;
         float c[kTiles][4] = {};
 #pragma unroll
         for (int step = 0; step < kSteps; step++) {
             const float4 v = vector(step);
-            const __half2 low = __floats2half2_rn(v.x, v.y), high = __floats2half2_rn(v.z, v.w);
-            const float2 low_back = __half22float2(low), high_back = __half22float2(high);
-            const __half2 low_rest = __floats2half2_rn(v.x - low_back.x, v.y - low_back.y);
-            const __half2 high_rest = __floats2half2_rn(v.z - high_back.x, v.w - high_back.y);
-            const __half2 first = row == 0 ? low : low_rest, second = row == 0 ? high : high_rest;
-            const uint32_t b0 = row < 2 ? *reinterpret_cast<const uint32_t *>(&first) : 0;
-            const uint32_t b1 = row < 2 ? *reinterpret_cast<const uint32_t *>(&second) : 0;
+            const uint32_t b0 = split_two(v.x, v.y), b1 = split_two(v.z, v.w);
 #pragma unroll
             for (int tile = 0; tile < kTiles; tile++) {
-                const uint2 &upper = weights[tile][step][0], &lower = weights[tile][step][1];
-                multiply_add(c[tile], {upper.x, lower.x, upper.y, lower.y}, b0, b1);
+                multiply_add(c[tile], weights[tile][step], b0, b1);
             }
         }
         if (threadIdx.x % 4 == 0) {
@@ -191,13 +237,54 @@ template <int kIn, int kTiles> struct WarpRows {
     }
 };
 
-// Four neighbouring rows of that product, of all warps, plus their bias.
+// kRows rows of 64 fp16 weights times a vector: a warp takes eight or sixteen whole rows. Warps beyond
+// the rows take the last ones again.
+template <int kRows> struct HeadRows {
+    static constexpr int kEights = kRows > 8 * kTokenWarps ? 2 : 1; // of rows, in a warp
+    static_assert(kRows % (8 * kEights) == 0 && kRows <= 16 * kTokenWarps);
+    uint4 weights[kEights][2];
+
+    __device__ static int first_row() {
+        return min(static_cast<int>(threadIdx.x) / 32, kRows / (8 * kEights) - 1) * 8 * kEights +
+               threadIdx.x % 32 / 4;
+    }
+    // The row of which this lane has the sum, and whether it is the one lane that has.
+    __device__ static int row() { return first_row() + threadIdx.x % 4 % kEights * 8; }
+    __device__ static bool has_sum() {
+        return threadIdx.x / 32 * 8 * kEights < kRows && threadIdx.x % 4 < kEights;
+    }
+
+    __device__ void load(const char *from) {
+        from += first_row() * kHead * 2 + threadIdx.x % 4 * 16;
+#pragma unroll
+        for (int i = 0; i < kEights; i++) {
+            weights[i][0] = *reinterpret_cast<const uint4 *>(from + i * 8 * kHead * 2);
+            weights[i][1] = *reinterpret_cast<const uint4 *>(from + i * 8 * kHead * 2 + 32 * 2);
+        }
+    }
+    // vector: half [2][64], in shared memory.
+    __device__ float multiply(const __half *vector) const {
+        const uint4 *v = reinterpret_cast<const uint4 *>(vector + has_rest() * kHead +
+                                                         threadIdx.x % 4 * 8);
+        float c[4] = {};
+#pragma unroll
+        for (int i = 0; i < 2; i++) { // columns 32 i + 8 (lane % 4) and the seven after
+            const uint4 &upper = weights[0][i], &lower = weights[kEights - 1][i], b = v[i * 4];
+            multiply_add(c, {upper.x, lower.x, upper.y, lower.y}, b.x, b.y);
+            multiply_add(c, {upper.z, lower.z, upper.w, lower.w}, b.z, b.w);
+        }
+        return threadIdx.x % 4 % kEights == 0 ? c[0] + c[1] : c[2] + c[3];
+    }
+};
+
+// Two neighbouring rows of a WarpRows product, of all warps.
 template <int kRows>
-__device__ inline float4 sum_four_rows(const float (*partials)[kRows], int row, float4 sum) {
+__device__ inline float2 sum_two_rows(const float (*partials)[kRows], int row) {
+    float2 sum{};
 #pragma unroll
     for (int warp = 0; warp < kTokenWarps; warp++) {
-        const float4 part = *reinterpret_cast<const float4 *>(partials[warp] + row);
-        sum.x += part.x, sum.y += part.y, sum.z += part.z, sum.w += part.w;
+        const float2 part = *reinterpret_cast<const float2 *>(partials[warp] + row);
+        sum.x += part.x, sum.y += part.y;
     }
     return sum;
 }
@@ -206,6 +293,14 @@ __device__ inline float4 sum_four_rows(const float (*partials)[kRows], int row, 
 
 __device__ inline float4 four_at(const float *from, int index) {
     return *reinterpret_cast<const float4 *>(from + index);
+}
+__device__ inline float2 two_at(const float *from, int index) {
+    return *reinterpret_cast<const float2 *>(from + index);
+}
+// What WarpRows wants of a vector: two neighbours, and two eight further.
+__device__ inline float4 pairs_at(const float *from, int index) {
+    const float2 low = two_at(from, index), high = two_at(from, index + 8);
+    return {low.x, low.y, high.x, high.y};
 }
 __device__ inline void load_eight(float (&to)[8], const float *from) {
     const float4 low = four_at(from, 0), high = four_at(from, 4);

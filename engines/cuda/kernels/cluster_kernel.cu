@@ -10,29 +10,33 @@
 //   the block of that eighth in every cluster adds the heads  -> to the eight blocks of its cluster
 //
 // in the same order everywhere, so that all clusters have the same stream to the bit. Clusters beyond
-// the heads only wait for the last layer's stream and help with the logits.
+// the heads wait for the last layer's stream and help with the logits (cluster_logits.cuh), for which
+// they keep rows of the embedding in shared memory.
 //
 // What that saves: an exchange of counted sums (token_sync.cuh) takes 3000 to 5600 cycles on an H100,
 // this 1700 when nothing else is done, and one within a cluster 500.
 //
-// Bytes a token: as token_kernel.cu. Reference: run_token in ../reference/reference_backend.cpp.
+// Bytes a token: as token_kernel.cu, less the rows kept. Reference: run_token in ../reference/reference_backend.cpp.
 #include <algorithm>
 
 #include "check.h"
+#include "cluster_logits.cuh"
 #include "cluster_phases.cuh"
 
 namespace dw {
 namespace {
 
-// The last layer norm, in planes for the logits.
+// The last layer norm, in halves for the logits.
 template <int kHeads>
 __device__ inline void normalise_last(ClusterShared<kHeads> &s, const float *x) {
     constexpr int kWidth = kHeads * kHead;
     const float2 moments = moments_of<kWidth>(x);
 #pragma unroll
     for (int column = threadIdx.x; column < kWidth; column += kTokenThreads) {
-        s.normed[plane_at(column, kWidth / 8, 3)] =
+        const float y =
             (x[column] - moments.x) * moments.y * s.last_weight[column] + s.last_bias[column];
+        s.normed[column] = __float2half_rn(y);
+        s.normed[kWidth + column] = __float2half_rn(y - __half2float(s.normed[column]));
     }
     workers_sync();
 }
@@ -42,6 +46,9 @@ __device__ inline void run_steps(const TokenRun &r, ClusterShared<kHeads> &s,
                                  ClusterRing<kHeads> &ring, int head, int rank) {
     ClusterPhases<kHeads> phases(r, s, ring, head, rank);
     int token = r.inputs[0], num_new = 0;
+    if (head >= kHeads) {
+        ring.wait(kQkvRows); // the only thing that is copied here: see copy_kept()
+    }
 #pragma unroll 1
     for (int step = 0;; step++) {
         const uint32_t tag = r.tag + step * r.num_layers;
@@ -52,7 +59,9 @@ __device__ inline void run_steps(const TokenRun &r, ClusterShared<kHeads> &s,
             phases.listen(tag + r.num_layers - 1, step);
         }
         normalise_last(s, phases.x());
-        const bool is_answer = end_step<DW_FP16>(r, s, step, num_new, tag);
+        const bool is_answer = end_step(r, s, step, num_new, tag, [&](int forbidden) {
+            return ClusterLogits<kHeads>(r, s.normed, forbidden).run(ring.base);
+        });
         token = is_answer ? s.token : r.inputs[step + 1];
         if (is_answer && (++num_new == r.num_new || token == r.eot)) {
             break;
@@ -94,6 +103,8 @@ __global__ void __launch_bounds__(kLaunchThreads, 1)
         }
     } else if (head < kHeads) {
         ring.copy_all();
+    } else {
+        ring.copy_kept();
     }
     __syncwarp();
     cluster_sync(); // the others may still write into this block's memory
@@ -117,9 +128,13 @@ cudaLaunchConfig_t launch_config(int blocks, int shared_bytes, cudaStream_t stre
     return config;
 }
 
-template <int kHeads> ClusterPlan plan_heads(int num_keys, int device) {
+// Of the L2 cache for the embedding, beside all that passes through it: more is worse on an H100.
+constexpr double kL2Share = 0.6;
+
+template <int kHeads> ClusterPlan plan_heads(const dw_dimensions &dims, int device) {
     const auto kernel = reinterpret_cast<const void *>(cluster_kernel<kHeads>);
     ClusterPlan plan;
+    const int num_keys = dims.n_audio_ctx, num_layers = dims.n_text_layer;
     int room, processors, clusters = 0, largest = 0;
     DW_CUDA(cudaDeviceGetAttribute(&room, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
     DW_CUDA(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
@@ -142,7 +157,17 @@ template <int kHeads> ClusterPlan plan_heads(int num_keys, int device) {
     }
     if (clusters >= kHeads) {
         plan.kernel = kernel;
+        plan.fold_kernel = reinterpret_cast<const void *>(fold_norms_kernel<kHeads>);
+        plan.folded_floats = int64_t{num_layers} * FoldedNorms<kHeads>::kLayerFloats;
         plan.blocks = clusters * kClusterParts;
+        plan.kept_blocks = plan.blocks - kHeads * kClusterParts;
+        constexpr int kRowBytes = kHeads * kHead * 2;
+        plan.kept_rows =
+            std::min(plan.ring_bytes / kRowBytes, dims.n_vocab / std::max(plan.kept_blocks, 1));
+        int l2_bytes;
+        DW_CUDA(cudaDeviceGetAttribute(&l2_bytes, cudaDevAttrL2CacheSize, device));
+        plan.l2_rows = std::min(static_cast<int>(l2_bytes * kL2Share / kRowBytes),
+                                dims.n_vocab - plan.kept_blocks * plan.kept_rows);
     }
     return plan;
 }
@@ -150,18 +175,24 @@ template <int kHeads> ClusterPlan plan_heads(int num_keys, int device) {
 } // namespace
 
 ClusterPlan plan_clusters(const dw_dimensions &dims, const dw_options &options, int device) {
-    int major;
-    DW_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-    if (major < 9 || options.only_portable || options.layer_type != DW_FP16 ||
+    if (compute_major() < 9 || options.only_portable || options.layer_type != DW_FP16 ||
         options.embedding_type != DW_FP16) {
         return {};
     }
     switch (dims.n_text_head) {
-    case 6: return plan_heads<6>(dims.n_audio_ctx, device);   // tiny
-    case 8: return plan_heads<8>(dims.n_audio_ctx, device);   // base
-    case 12: return plan_heads<12>(dims.n_audio_ctx, device); // small
+    case 6: return plan_heads<6>(dims, device);   // tiny
+    case 8: return plan_heads<8>(dims, device);   // base
+    case 12: return plan_heads<12>(dims, device); // small
     default: return {};
     }
+}
+
+void fold_norms(const ClusterPlan &plan, const dw_dimensions &dims, const LayerWeights *layers,
+                float *folded, cudaStream_t stream) {
+    void *arguments[] = {&folded, &layers};
+    DW_CUDA(cudaLaunchKernel(plan.fold_kernel,
+                             dim3(dims.n_text_layer, dims.n_text_head * kClusterParts, 3),
+                             dim3(kTokenThreads), arguments, 0, stream));
 }
 
 void launch_clusters(const ClusterPlan &plan, const TokenRun &run, cudaStream_t stream) {

@@ -3,18 +3,23 @@
 // in the same order, so that neither has to tell the other where a chunk is.
 #pragma once
 
-#include "cluster_block.cuh"
+#include "cluster_fold.cuh"
+#include "cluster_logits.cuh"
 
 namespace dw {
 
-// Bytes of each chunk. Rows are followed by the layer norm before them and by their bias.
+// Bytes of each chunk. Rows are followed by what is known of the layer norm before them, and else by
+// their bias.
 template <int kHeads> __host__ __device__ constexpr int chunk_bytes(int chunk, int num_keys) {
     constexpr int kWidth = kHeads * kHead, kSlice = kWidth / kClusterParts;
-    constexpr int kNorm = 2 * kWidth * 4;
+    constexpr auto normed = [](int kind) {
+        return NormedRow<kHeads>::num(kind) * padded_row(kWidth) +
+               (kWidth + FoldedNorms<kHeads>::row_floats(kind)) * 4;
+    };
     switch (chunk) {
-    case kQkvRows: return 3 * kPartHead * (padded_row(kWidth) + 4) + kNorm;
-    case kQueryRows: return kPartHead * (padded_row(kWidth) + 4) + kNorm;
-    case kMlpInRows: return kHiddenPart * (padded_row(kWidth) + 4) + kNorm;
+    case kQkvRows: return normed(0);
+    case kQueryRows: return normed(1);
+    case kMlpInRows: return normed(2);
     case kMlpOutRows: return kSlice * (padded_row(kHiddenPerHead) + 4);
     case kAudioKeys: return (num_keys + kClusterParts - 1) / kClusterParts * kHead * 2 * 2;
     default: return kSlice * (kHead * 2 + 4); // kOutRows, kCrossOutRows
@@ -94,15 +99,32 @@ template <int kHeads> struct ClusterRing {
                     tail_number++;
                 }
                 copy(chunk, r.layers[layer], layer, base + cursor.at - bytes);
-                asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(
-                                 shared_address(&s.copied[chunk]))
-                             : "memory");
+                end_copies(chunk);
             }
         }
     }
 
+    // In a block without a head the ring has rows of the embedding, from the launch on.
+    __device__ void copy_kept() const {
+        constexpr int kPieces = kWidth / 8;
+        const KeptRows kept(r, base);
+        const char *from = static_cast<const char *>(r.embedding.data) + int64_t{kept.first} * kWidth * 2;
+#pragma unroll 1
+        for (int i = lane(); i < kept.num * kPieces; i += 32) {
+            copy_async(base + keeping_place(i / kPieces, i % kPieces, kWidth * 2), from + i * 16);
+        }
+        end_copies(kQkvRows);
+        asm volatile("cp.async.wait_all;" ::: "memory");
+    }
+
   private:
+    __device__ void end_copies(int chunk) const {
+        asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(
+                         shared_address(&s.copied[chunk]))
+                     : "memory");
+    }
     __device__ static int lane() { return threadIdx.x % 32; }
+    const L2Policy policy_;
 
     // Whether the workers have used chunk `number`; false if they have stopped.
     __device__ bool await_use(uint32_t number) const {
@@ -125,21 +147,21 @@ template <int kHeads> struct ClusterRing {
         }
     }
 
-    __device__ static void copy_bytes(char *to, const void *from, int bytes) {
+    __device__ void copy_bytes(char *to, const void *from, int bytes) const {
 #pragma unroll 1
         for (int at0 = 0; at0 < bytes; at0 += 2048) {
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const int at = at0 + i * 512 + lane() * 16;
                 if (at < bytes) {
-                    copy_async(to + at, static_cast<const char *>(from) + at);
+                    copy_passing(to + at, static_cast<const char *>(from) + at, policy_.passing);
                 }
             }
         }
     }
     // `num` rows of kColumns halves, `stride` bytes apart, to rows `padded` bytes apart.
     template <int kColumns>
-    __device__ static void copy_rows(char *to, int padded, const void *from, int64_t stride, int num) {
+    __device__ void copy_rows(char *to, int padded, const void *from, int64_t stride, int num) const {
         constexpr int kPieces = kColumns * 2 / 16;
 #pragma unroll 1
         for (int first = lane(); first < num * kPieces; first += 128) {
@@ -147,26 +169,28 @@ template <int kHeads> struct ClusterRing {
             for (int j = 0; j < 4; j++) {
                 const int i = first + j * 32, row = i / kPieces, piece = i % kPieces;
                 if (row < num) {
-                    copy_async(to + row * padded + piece * 16,
-                               static_cast<const char *>(from) + row * stride + piece * 16);
+                    copy_passing(to + row * padded + piece * 16,
+                                 static_cast<const char *>(from) + row * stride + piece * 16,
+                                 policy_.passing);
                 }
             }
         }
     }
-    // Rows of a matrix [.., width] with the norm before them and their bias: `num` in all, in groups
-    // of `group`, whose first rows are `first`, and every `apart` rows after.
-    __device__ void copy_normed(char *to, const Matrix &matrix, const Norm &norm, int num, int group,
-                                int first, int apart) const {
+    // The rows that follow the layer's norm `kind`, in groups of neighbours; then the norm.
+    __device__ void copy_normed(char *to, const Matrix &matrix, int layer, int kind) const {
+        using Row = NormedRow<kHeads>;
+        using Folded = FoldedNorms<kHeads>;
+        const int num = Row::num(kind), group = kind == 0 ? kPartHead : num;
         const char *data = static_cast<const char *>(matrix.data);
-        char *vectors = to + num * kRow;
 #pragma unroll 1
-        for (int i = 0; i < num / group; i++) {
-            const int64_t row = first + i * apart;
-            copy_rows<kWidth>(to + i * group * kRow, kRow, data + row * kWidth * 2, kWidth * 2, group);
-            copy_bytes(vectors + 2 * kWidth * 4 + i * group * 4, matrix.bias + row, group * 4);
+        for (int row = 0; row < num; row += group) {
+            const int64_t from = Row::index(kind, head, rank, row);
+            copy_rows<kWidth>(to + row * kRow, kRow, data + from * kWidth * 2, kWidth * 2, group);
         }
-        copy_bytes(vectors, norm.weight, kWidth * 4);
-        copy_bytes(vectors + kWidth * 4, norm.bias, kWidth * 4);
+        to += num * kRow;
+        copy_bytes(to, r.folded + Folded::weights_at(layer, kind), kWidth * 4);
+        copy_bytes(to + kWidth * 4, r.folded + Folded::rows_at(layer, kind, head, rank),
+                   Folded::row_floats(kind) * 4);
     }
     // This block's rows of an output projection [width, in], kColumns of each, from the head's first.
     template <int kColumns>
@@ -178,15 +202,10 @@ template <int kHeads> struct ClusterRing {
     }
 
     __device__ void copy(int chunk, const LayerWeights &w, int layer, char *to) const {
-        const int first = head * kHead + rank * kPartHead;
         switch (chunk) {
-        case kQkvRows:
-            copy_normed(to, w.qkv, w.attn_norm, 3 * kPartHead, kPartHead, first, kWidth);
-            break;
+        case kQkvRows: copy_normed(to, w.qkv, layer, 0); break;
         case kOutRows: copy_out<kHead>(to, kHead * 2, w.out, kWidth); break;
-        case kQueryRows:
-            copy_normed(to, w.cross_query, w.cross_norm, kPartHead, kPartHead, first, kWidth);
-            break;
+        case kQueryRows: copy_normed(to, w.cross_query, layer, 1); break;
         case kAudioKeys: {
             const __half *keys =
                 r.audio + ((2ll * layer * kHeads + head) * r.num_keys + key_first) * kHead;
@@ -196,10 +215,7 @@ template <int kHeads> struct ClusterRing {
             break;
         }
         case kCrossOutRows: copy_out<kHead>(to, kHead * 2, w.cross_out, kWidth); break;
-        case kMlpInRows:
-            copy_normed(to, w.mlp_in, w.mlp_norm, kHiddenPart, kHiddenPart,
-                        head * kHiddenPerHead + rank * kHiddenPart, kWidth);
-            break;
+        case kMlpInRows: copy_normed(to, w.mlp_in, layer, 2); break;
         default:
             copy_out<kHiddenPerHead>(to, padded_row(kHiddenPerHead), w.mlp_out, 4 * kWidth);
             break;

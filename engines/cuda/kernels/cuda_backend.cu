@@ -11,7 +11,7 @@
 namespace dw {
 namespace {
 
-static_assert(kMaxInputs == kMaxRunInputs);
+static_assert(kMaxInputs == kMaxRunInputs && kMaxChunkTokens == kMaxChunk);
 
 // "sm_80 sm_87" -> whether this GPU runs code for one of them: the same major version, and a
 // minor version that is not newer than the GPU's.

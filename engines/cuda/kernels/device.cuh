@@ -22,6 +22,13 @@ __device__ inline void copy_async(void *shared, const void *global, bool is_insi
                  "l"(global), "r"(is_inside ? 16 : 0)
                  : "memory");
 }
+// The same with a word of how long the L2 cache shall hold them: L2Policy.
+__device__ inline void copy_passing(void *shared, const void *global, uint64_t policy) {
+    const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(to), "l"(global),
+                 "l"(policy)
+                 : "memory");
+}
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int kPending> __device__ inline void wait_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
@@ -65,6 +72,22 @@ __device__ inline uint4 load_weights(const void *global) {
                  : "l"(global));
     return v;
 }
+
+// The same, with a word of how long the L2 cache shall hold it: L2Policy::kept or ::passing.
+__device__ inline uint4 load_weights(const void *global, uint64_t policy) {
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.v4.u32 {%0,%1,%2,%3}, [%4], %5;"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(global), "l"(policy));
+    return v;
+}
+struct L2Policy {
+    uint64_t kept, passing;
+    __device__ L2Policy() {
+        asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(kept));
+        asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(passing));
+    }
+};
 
 // The line of 128 bytes into the L2 cache.
 __device__ inline void prefetch_line(const void *global) {

@@ -23,25 +23,42 @@ __device__ inline void merge_logits(LogitPart &a, const LogitPart &b) {
     a.no_speech = fmaxf(a.no_speech, b.no_speech);
 }
 
+// With that of the lane `distance` (exclusive or) away.
+__device__ inline void merge_lanes(LogitPart &part, int distance) {
+    LogitPart other;
+    other.best = __shfl_xor_sync(0xffffffff, part.best, distance);
+    other.allowed_sum = __shfl_xor_sync(0xffffffff, part.allowed_sum, distance);
+    other.high = __shfl_xor_sync(0xffffffff, part.high, distance);
+    other.whole_sum = __shfl_xor_sync(0xffffffff, part.whole_sum, distance);
+    other.no_speech = __shfl_xor_sync(0xffffffff, part.no_speech, distance);
+    other.token = __shfl_xor_sync(0xffffffff, part.token, distance);
+    merge_logits(part, other);
+}
 __device__ inline LogitPart warp_merge_logits(LogitPart part) {
 #pragma unroll 1
     for (int distance = 16; distance > 0; distance /= 2) {
-        LogitPart other;
-        other.best = __shfl_xor_sync(0xffffffff, part.best, distance);
-        other.allowed_sum = __shfl_xor_sync(0xffffffff, part.allowed_sum, distance);
-        other.high = __shfl_xor_sync(0xffffffff, part.high, distance);
-        other.whole_sum = __shfl_xor_sync(0xffffffff, part.whole_sum, distance);
-        other.no_speech = __shfl_xor_sync(0xffffffff, part.no_speech, distance);
-        other.token = __shfl_xor_sync(0xffffffff, part.token, distance);
-        merge_logits(part, other);
+        merge_lanes(part, distance);
     }
     return part;
 }
 
-// This block's part of the vocabulary: four rows a warp at a time; all of it in warp 0.
+// Of a warp's lanes: the largest logit and its token, the lower one of equals.
+__device__ inline void choose_best(float &best, int &token) {
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2) {
+        const float other = __shfl_xor_sync(0xffffffff, best, distance);
+        const int other_token = __shfl_xor_sync(0xffffffff, token, distance);
+        if (other > best || (other == best && other_token < token)) {
+            best = other;
+            token = other_token;
+        }
+    }
+}
+
+// This block's part of the vocabulary: four rows a warp at a time; in each group of eight lanes a part.
 // s.normed holds the last layer norm in planes for kType. Bytes: 2 n_vocab width in fp16.
 template <dw_type kType, class Shared>
-__device__ inline LogitPart make_logits(const TokenRun &r, Shared &s, int forbidden) {
+__device__ inline LogitPart make_logits(const TokenRun &r, const Shared &s, int forbidden) {
     constexpr int kColumns = Packed<kType>::kColumns;
     const int pieces = r.width / kColumns, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const char *data = static_cast<const char *>(r.embedding.data);
@@ -81,28 +98,20 @@ __device__ inline LogitPart make_logits(const TokenRun &r, Shared &s, int forbid
                                 own == r.no_speech ? logit : kNoLogit, is_allowed ? own : 0x3ffff});
         }
     }
-    if (lane % 8 == 0) {
-        s.logit_parts[warp * 4 + lane / 8] = part;
-    }
-    workers_sync();
-    if (warp == 0) {
-        part = s.logit_parts[lane];
-        if constexpr (kTokenWarps > 8) {
-            merge_logits(part, s.logit_parts[lane + 32]);
-        }
-        part = warp_merge_logits(part);
-    }
     return part;
 }
 
-// By one thread: a block's best logit in one word: its bits, 14 bits of the step's tag and 18 of the token. That
-// is all that the next token waits for; the sums follow in words of their own.
-__device__ inline void send_choice(const TokenRun &r, const LogitPart &part, uint32_t tag) {
-    uint64_t *words = r.logit_parts + blockIdx.x * 4;
-    const uint64_t choice = uint64_t{__float_as_uint(part.best)} << 32 | (tag & 0x3fff) << 18 |
-                            static_cast<uint32_t>(part.token);
+// By one thread: a block's best logit in one word: its bits, 14 bits of the step's tag and 18 of the
+// token. That is all that the next token waits for.
+__device__ inline void send_choice(const TokenRun &r, float best, int token, uint32_t tag) {
+    const uint64_t choice = uint64_t{__float_as_uint(best)} << 32 | (tag & 0x3fff) << 18 |
+                            static_cast<uint32_t>(token);
     asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(r.choices + blockIdx.x), "l"(choice)
                  : "memory");
+}
+// The sums, in words of their own.
+__device__ inline void send_sums(const TokenRun &r, const LogitPart &part, uint32_t tag) {
+    uint64_t *words = r.logit_parts + blockIdx.x * 4;
     send(words, part.allowed_sum, tag);
     send(words + 1, part.high, tag);
     send(words + 2, part.whole_sum, tag);
@@ -119,29 +128,38 @@ __device__ inline void receive_choice(const TokenRun &r, int block, uint32_t tag
     token = static_cast<int>(word & 0x3ffff);
 }
 
-// Wait for all blocks: the token of the largest logit, in every lane of the warp.
+// Wait for all blocks: the token of the largest logit, in every lane of the warp. A lane asks for four
+// blocks' words at once: one after the other would take four times as long.
 __device__ inline int await_token(const TokenRun &r, uint32_t tag) {
+    const int num = static_cast<int>(gridDim.x);
     float best = -INFINITY;
     int token = 0x3ffff;
 #pragma unroll 1
-    for (int block = threadIdx.x % 32; block < static_cast<int>(gridDim.x); block += 32) {
-        float other;
-        int other_token;
-        receive_choice(r, block, tag, other, other_token);
-        if (other > best || (other == best && other_token < token)) {
-            best = other;
-            token = other_token;
-        }
-    }
+    for (int first = threadIdx.x % 32; first < num; first += 128) {
+        uint64_t words[4];
+        bool is_missing;
+        do {
+            is_missing = false;
 #pragma unroll
-    for (int distance = 16; distance > 0; distance /= 2) {
-        const float other = __shfl_xor_sync(0xffffffff, best, distance);
-        const int other_token = __shfl_xor_sync(0xffffffff, token, distance);
-        if (other > best || (other == best && other_token < token)) {
-            best = other;
-            token = other_token;
+            for (int i = 0; i < 4; i++) {
+                words[i] = load_shared_word(r.choices + min(first + i * 32, num - 1));
+            }
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                is_missing |= (static_cast<uint32_t>(words[i]) >> 18) != (tag & 0x3fff);
+            }
+        } while (is_missing);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const float other = __uint_as_float(static_cast<uint32_t>(words[i] >> 32));
+            const int other_token = static_cast<int>(words[i] & 0x3ffff);
+            if (other > best || (other == best && other_token < token)) {
+                best = other;
+                token = other_token;
+            }
         }
     }
+    choose_best(best, token);
     return min(token, r.n_vocab - 1); // even if every logit is NaN
 }
 
@@ -162,40 +180,65 @@ __device__ inline LogitPart await_choice(const TokenRun &r, uint32_t tag) {
     return warp_merge_logits(part);
 }
 
-// The end of a step, when the last layer norm is in s.normed: logits if they are wanted, and the token
-// that all blocks agree on. What they wrote before is there for all of them afterwards. Returns
-// whether the step's token is an answer; then it is s.token.
-template <dw_type kType, class Shared>
-__device__ inline bool end_step(const TokenRun &r, Shared &s, int step, int num_new, uint32_t tag) {
+// By a warp of one block: what the host wants to know of the step.
+__device__ inline void report(const TokenRun &r, int step, bool is_answer, int num_new,
+                              const LogitPart &all) {
+    if (threadIdx.x % 32 == 0 && step == r.sot_index) {
+        r.answers->no_speech_prob = __expf(all.no_speech - all.high) / all.whole_sum;
+    }
+    if (threadIdx.x % 32 == 0 && is_answer) {
+        r.answers->tokens[num_new] = min(all.token, r.n_vocab - 1);
+        r.answers->logprobs[num_new] = -logf(all.allowed_sum);
+        r.answers->num = num_new + 1;
+    }
+}
+
+// The end of a step: logits if they are wanted, make(forbidden) for a part in each group of eight lanes,
+// and the token that all blocks agree on. What they wrote before is there for all of them after the next
+// workers_sync(). Returns whether the step's token is an answer; then it is s.token.
+//
+// One warp sends the choice, the next the sums, of which no token depends; the last one awaits.
+template <class Shared, class Make>
+__device__ inline bool end_step(const TokenRun &r, Shared &s, int step, int num_new, uint32_t tag,
+                                Make make) {
+    static_assert(kTokenWarps == 8); // four parts of each are one of each lane
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const bool is_answer = step >= r.num_inputs - 1, is_wanted = is_answer || step == r.sot_index;
     if (threadIdx.x == 0) {
         fence(); // keys, values and the like go before this block's choice
     }
-    const bool is_answer = step >= r.num_inputs - 1, is_wanted = is_answer || step == r.sot_index;
-    LogitPart part = empty_logits();
     if (is_wanted) {
-        part = make_logits<kType>(r, s, r.is_first && step == r.num_inputs - 1 ? 3 : 1);
+        const LogitPart part = make(r.is_first && step == r.num_inputs - 1 ? 3 : 1);
+        if (lane % 8 == 0) {
+            s.logit_parts[warp * 4 + lane / 8] = part;
+        }
+        workers_sync();
     }
-    if (threadIdx.x == 0) {
-        send_choice(r, part, tag);
-    }
-    if (threadIdx.x < 32) {
+    if (warp == 0) {
+        float best = is_wanted ? s.logit_parts[lane].best : kNoLogit;
+        int token = is_wanted ? s.logit_parts[lane].token : 0x3ffff;
+        choose_best(best, token);
+        if (lane == 0) {
+            send_choice(r, best, token, tag);
+        }
+    } else if (warp == 1 && is_wanted) {
+        const LogitPart part = warp_merge_logits(s.logit_parts[lane]);
+        if (lane == 0) {
+            send_sums(r, part, tag);
+        }
+        if (blockIdx.x == 0) {
+            report(r, step, is_answer, num_new, await_choice(r, tag));
+        }
+    } else if (warp == kTokenWarps - 1) {
         const int chosen = await_token(r, tag);
-        if (threadIdx.x == 0) {
-            fence();
+        if (lane == 0) {
             s.token = chosen;
-        }
-    } else if (threadIdx.x < 64 && blockIdx.x == 0 && is_wanted) {
-        const LogitPart all = await_choice(r, tag);
-        if (threadIdx.x == 32 && step == r.sot_index) {
-            r.answers->no_speech_prob = __expf(all.no_speech - all.high) / all.whole_sum;
-        }
-        if (threadIdx.x == 32 && is_answer) {
-            r.answers->tokens[num_new] = min(all.token, r.n_vocab - 1);
-            r.answers->logprobs[num_new] = -logf(all.allowed_sum);
-            r.answers->num = num_new + 1;
         }
     }
     workers_sync();
+    if (threadIdx.x == kTokenThreads - 32) {
+        fence(); // by the thread that knows that all have come so far
+    }
     return is_answer;
 }
 

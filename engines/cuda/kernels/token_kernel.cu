@@ -166,7 +166,9 @@ __global__ void __launch_bounds__(kLaunchThreads, 1)
         clear_sums(r.sums + sum_at((step + 1) % 2 * num_sums), num_sums); // the step before used them
         run_layers<kType>(r, s, stage, num_items, r.position + step, sums, tag,
                           kLogColumns<kEmbedding>);
-        const bool is_answer = end_step<kEmbedding>(r, s, step, num_new, tag);
+        const bool is_answer = end_step(r, s, step, num_new, tag, [&](int forbidden) {
+            return make_logits<kEmbedding>(r, s, forbidden);
+        });
         if (!is_answer) {
             token = r.inputs[step + 1];
             continue;
@@ -198,6 +200,7 @@ TokenKernel::TokenKernel(const dw_dimensions &dims, const dw_options &options, c
     mixed_ = scratch.take(int64_t{dims.n_text_head} * parts_ * kMixedFloats * 8);
     sums_ = scratch.take(2ll * dims.n_text_layer * 3 * dims.n_text_state * kSumStride * 8);
     slices_ = scratch.take(3ll * dims.n_text_head * dims.n_text_state * 8);
+    folded_ = scratch.take(clusters_.folded_floats * 4);
     choices_ = scratch.take(blocks_ * 8ll);
     logit_parts_ = scratch.take(blocks_ * 4 * 8ll);
 }
@@ -289,6 +292,10 @@ void TokenKernel::finish(cudaStream_t stream) {
     DW_CUDA(cudaMemcpyAsync(scratch_.at(layers_), model_.decoder.data(),
                             model_.decoder.size() * sizeof(LayerWeights), cudaMemcpyHostToDevice,
                             stream));
+    if (clusters_.kernel != nullptr) {
+        fold_norms(clusters_, dims_, scratch_.at<LayerWeights>(layers_), scratch_.at<float>(folded_),
+                   stream);
+    }
 }
 
 void TokenKernel::launch(TokenRun run, cudaStream_t stream) {
@@ -314,6 +321,11 @@ void TokenKernel::launch(TokenRun run, cudaStream_t stream) {
     next_tag_ += (kMaxRunInputs + kMaxChunk) * dims_.n_text_layer;
     if (clusters_.kernel != nullptr) {
         run.slices = scratch_.at<uint64_t>(slices_);
+        run.folded = scratch_.at<float>(folded_);
+        run.kept_rows = clusters_.kept_rows;
+        run.first_keeping = clusters_.blocks - clusters_.kept_blocks;
+        run.first_kept = dims_.n_vocab - clusters_.kept_rows * clusters_.kept_blocks;
+        run.l2_rows = clusters_.l2_rows;
         run.ring_bytes = clusters_.ring_bytes;
         launch_clusters(clusters_, run, stream);
         return;

@@ -7,7 +7,7 @@
 namespace dw {
 
 constexpr int kMaxBlocks = 56;   // in a block table: 448 positions of 8
-constexpr int kMaxChunk = 8;     // tokens of one launch
+constexpr int kMaxChunk = 32;    // tokens of one launch: kMaxChunkTokens of host/backend.h
 constexpr int kMaxRunInputs = 4; // kMaxInputs of host/backend.h
 
 struct TokenAnswers { // in memory of the host
@@ -57,8 +57,12 @@ struct TokenRun {
     uint64_t *logit_parts; // [blocks, 4]
     TokenAnswers *answers;
     // of the cluster kernel alone
-    uint64_t *slices; // [3, 8, heads, width / 8]
+    uint64_t *slices;    // [3, 8, heads, width / 8]
+    const float *folded; // see cluster_fold.cuh
     int ring_bytes;
+    // rows of the embedding: from first_kept on kept_rows in each block from first_keeping on; the first
+    // l2_rows are to stay in the L2 cache
+    int first_kept, kept_rows, first_keeping, l2_rows;
 };
 
 // Whole tokens of one sequence in one launch: by token_kernel.cu, or where a GPU has clusters and the
@@ -85,7 +89,7 @@ class TokenKernel {
     StagePlan stage_{};
     uint32_t next_tag_ = 1;
     const ClusterPlan clusters_;
-    int64_t layers_, qkv_, mixed_, sums_, slices_, choices_, logit_parts_; // places in scratch
+    int64_t layers_, qkv_, mixed_, sums_, slices_, folded_, choices_, logit_parts_; // places in scratch
 };
 
 } // namespace dw

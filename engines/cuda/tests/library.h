@@ -73,7 +73,7 @@ struct RandomModel {
         o.layer_type = layer_type, o.embedding_type = embedding_type;
         o.block_tokens = block_tokens, o.pool_tokens = pool_tokens;
         o.max_audios = max_audios, o.max_batch = max_batch, o.encode_batch = encode_batch;
-        o.chunk_tokens = 8, o.timeout_ms = 600000; // compute-sanitizer takes its time
+        o.chunk_tokens = 32, o.timeout_ms = 600000; // compute-sanitizer takes its time
         o.eot = 4, o.no_speech = 6;
         suppress[3] = never_ends ? 4 : 1;
         o.suppress = suppress, o.num_suppress = 4;
