@@ -83,6 +83,7 @@ __device__ inline void expect_bytes(uint64_t *arrived, int bytes) {
                  "r"(bytes)
                  : "memory");
 }
+// Not with .acquire.cluster, which invalidates L1 each time: what arrives is in this block's own memory.
 __device__ inline void await_bytes(uint64_t *arrived, uint32_t parity) {
     uint32_t is_done = 0;
     while (!is_done) {
