@@ -117,6 +117,19 @@ __device__ inline float warp_max(float value) {
     return value;
 }
 
+// The largest value and its index, the lower one of equals.
+__device__ inline void warp_best(float &best, int &index) {
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2) {
+        const float other = __shfl_xor_sync(0xffffffff, best, distance);
+        const int other_index = __shfl_xor_sync(0xffffffff, index, distance);
+        if (other > best || (other == best && other_index < index)) {
+            best = other;
+            index = other_index;
+        }
+    }
+}
+
 __device__ inline void unpack_halves(float (&out)[8], const uint4 &v) {
     const uint32_t words[] = {v.x, v.y, v.z, v.w};
 #pragma unroll

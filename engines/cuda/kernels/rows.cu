@@ -108,14 +108,7 @@ __global__ void __launch_bounds__(kChoiceThreads)
             token = i;
         }
     }
-    for (int distance = 16; distance > 0; distance /= 2) {
-        const float other = __shfl_xor_sync(0xffffffff, best, distance);
-        const int other_token = __shfl_xor_sync(0xffffffff, token, distance);
-        if (other > best || (other == best && other_token < token)) {
-            best = other;
-            token = other_token;
-        }
-    }
+    warp_best(best, token);
     high = warp_max(high);
     if (lane == 0) {
         best_value[warp] = best;

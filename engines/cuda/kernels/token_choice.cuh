@@ -42,19 +42,6 @@ __device__ inline LogitPart warp_merge_logits(LogitPart part) {
     return part;
 }
 
-// Of a warp's lanes: the largest logit and its token, the lower one of equals.
-__device__ inline void choose_best(float &best, int &token) {
-#pragma unroll
-    for (int distance = 16; distance > 0; distance /= 2) {
-        const float other = __shfl_xor_sync(0xffffffff, best, distance);
-        const int other_token = __shfl_xor_sync(0xffffffff, token, distance);
-        if (other > best || (other == best && other_token < token)) {
-            best = other;
-            token = other_token;
-        }
-    }
-}
-
 // This block's part of the vocabulary: four rows a warp at a time; in each group of eight lanes a part.
 // s.normed holds the last layer norm in planes for kType. Bytes: 2 n_vocab width in fp16.
 template <dw_type kType, class Shared>
@@ -159,7 +146,7 @@ __device__ inline int await_token(const TokenRun &r, uint32_t tag) {
             }
         }
     }
-    choose_best(best, token);
+    warp_best(best, token);
     return min(token, r.n_vocab - 1); // even if every logit is NaN
 }
 
@@ -217,7 +204,7 @@ __device__ inline bool end_step(const TokenRun &r, Shared &s, int step, int num_
     if (warp == 0) {
         float best = is_wanted ? s.logit_parts[lane].best : kNoLogit;
         int token = is_wanted ? s.logit_parts[lane].token : 0x3ffff;
-        choose_best(best, token);
+        warp_best(best, token);
         if (lane == 0) {
             send_choice(r, best, token, tag);
         }
