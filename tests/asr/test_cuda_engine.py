@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -188,6 +189,26 @@ def test_out_of_blocks_refuses_one_request_and_all_others_go_on(
     np.testing.assert_array_equal(sequence.advance(TOKENS), before)
     sequence.close()
     assert engine.decode(audio, prompt, 30, stop_on_repetition=False) == expected
+
+
+def test_no_one_is_refused_for_tokens_that_are_never_made(load_cuda: LoadCuda) -> None:
+    engine = load_cuda(pool_tokens=64, block_tokens=16)
+    audio = engine.encode(noise_mel())
+    prompt = engine.tokenizer.prompt()
+    plain = engine.decode(audio, prompt, 40, stop_on_repetition=False).tokens
+    with closing(engine.new_sequence(audio)) as sequence:
+        sequence.advance(list(range(97, 97 + 40)))  # three of four blocks
+        assert free_blocks(engine) == 1
+        # One block has room for 16 positions, whatever a launch would like to reserve.
+        room = 16 - len(prompt)
+        found = engine.decode(audio, prompt, room, stop_on_repetition=False)
+        assert found.tokens == plain[:room]
+        answers = iter([False, True])
+        found = engine.decode(
+            audio, prompt, 40, should_stop=lambda: next(answers), stop_on_repetition=False
+        )
+        assert found.end_reason == "stopped" and found.tokens == plain[: len(found.tokens)]
+    assert free_blocks(engine) == engine.memory().blocks_total
 
 
 def test_only_so_many_utterances_are_held_at_once(load_cuda: LoadCuda) -> None:

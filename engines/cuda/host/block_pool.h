@@ -17,6 +17,11 @@ class BlockPool {
     // Give back the blocks of a table that its first num_tokens do not need.
     void shrink(std::vector<int32_t> &table, int num_tokens);
 
+    // Positions that a table could cover if it took all free blocks.
+    int room(const std::vector<int32_t> &table) const {
+        return static_cast<int>(table.size() + free_.size()) * block_tokens_;
+    }
+
     int num_free() const { return static_cast<int>(free_.size()); }
     int num_total() const { return num_total_; }
     int block_tokens() const { return block_tokens_; }

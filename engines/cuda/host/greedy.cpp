@@ -88,8 +88,11 @@ bool decode_chunk(dw_engine &engine, Generation &generation, const dw_request &r
     const int soon = std::max(1, static_cast<int>(kLookMs / engine.token_ms));
     generation.num_new =
         std::min({engine.options.chunk_tokens, soon, request.max_new_tokens - result.num_tokens});
-    const int num_positions = generation.position + num_inputs + generation.num_new - 1;
-    engine.reserve(*generation.sequence, num_positions);
+    // A chunk is what may come: tokens that will hardly be made are no reason to refuse the others.
+    const int taken = generation.position + num_inputs - 1;
+    const int room = engine.pool.room(generation.sequence->blocks) - taken;
+    generation.num_new = std::min(generation.num_new, std::max(room, 1));
+    engine.reserve(*generation.sequence, taken + generation.num_new);
     Answer answers[kMaxChunkTokens];
     const Clock::time_point start = Clock::now();
     const int num = engine.backend->generate(generation, answers, &result.no_speech_prob);
