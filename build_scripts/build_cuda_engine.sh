@@ -147,7 +147,8 @@ build_cuda() {
         target=${arch/%sm_90/sm_90a}
         flags+=(-gencode "arch=compute_${target#sm_},code=$target")
     done
-    flags+=(-std=c++17 -O3 -ftz=true -lineinfo --expt-relaxed-constexpr -Xptxas -v -ccbin "$CXX" -cudart static
+    flags+=(-std=c++17 -O3 -ftz=true -lineinfo
+        --expt-relaxed-constexpr -Xptxas -v -ccbin "$CXX" -cudart static
         "-DDW_ARCHITECTURES=\"${ARCHITECTURES[*]}\"" "-DDW_CUDA_VERSION=\"$CUDA_VERSION\""
         -Xcompiler "-fPIC,-fvisibility=hidden,-Wall,-Wextra")
     sources=("$SOURCES"/kernels/*.cu "$SOURCES"/host/*.cpp)

@@ -63,7 +63,7 @@ typedef struct {
 
 typedef struct {
     int32_t struct_bytes; /* sizeof(dw_options), so that fields can be added */
-    int32_t device;       /* CUDA device number */
+    int32_t device;       /* CUDA device number; all engines of a process have the same */
     int32_t layer_type;   /* dw_type of the matrices of the decoder's layers, except
                              cross_attn.key and cross_attn.value, which belong to the encoder's
                              side and are always DW_FP16 */

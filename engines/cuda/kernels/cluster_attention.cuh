@@ -103,7 +103,7 @@ template <int kHeads> class ClusterAttention {
 
     // Attention over this block's part of the audio: 256 bytes a position and head.
     __device__ Mixed attend_audio() {
-        constexpr int kMost = 6, kGroups = kTokenThreads / 8; // keys of a group of lanes, at most
+        constexpr int kMost = kMostPartKeys, kGroups = kTokenThreads / 8;
         const char *chunk = ring_.next(kAudioKeys);
         ring_.wait(kAudioKeys);
         const int lane = threadIdx.x % 8, first = threadIdx.x / 8, num = ring_.key_num;

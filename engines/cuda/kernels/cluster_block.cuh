@@ -14,6 +14,8 @@ namespace dw {
 constexpr int kClusterParts = 8;    // blocks that share one head's work: the largest portable cluster
 constexpr int kPartHead = kHead / kClusterParts;
 constexpr int kMixedRow = 68; // floats of one partial sum of attention: 64 channels, largest, total
+constexpr int kMostPartKeys = 6; // of the audio, for eight lanes of a block
+constexpr int kMostAudioKeys = kMostPartKeys * kTokenThreads / 8 * kClusterParts;
 constexpr int kHiddenPerHead = 4 * kHead; // of the MLP's channels, whose number is 4 * 64 * heads
 constexpr int kHiddenPart = kHiddenPerHead / kClusterParts;
 
@@ -185,9 +187,7 @@ __device__ inline uint32_t split_two(float x, float y) {
 __device__ inline uint32_t word_at(const char *from) { return *reinterpret_cast<const uint32_t *>(from); }
 
 // Up to kTiles * 16 rows of fp16 weights [rows, kIn] times a vector, by the tensor cores: every warp
-// takes an eighth of the columns. As in multiply_tiles (token_block.cuh), the vector is column 0 of the
-// right matrix in halves and column 1 what the halves leave out, and which k an element has is arranged
-// so that lanes read neighbours. The weights go to registers while the vector is not there yet.
+// takes an eighth of the columns. The weights go to registers while the vector is not there yet.
 template <int kIn, int kTiles> struct WarpRows {
     static constexpr int kShare = kIn / kTokenWarps, kSteps = kShare / 16, kStride = padded_row(kIn);
     static_assert(kShare % 16 == 0);
@@ -239,7 +239,7 @@ template <int kIn, int kTiles> struct WarpRows {
 };
 
 // kRows rows of 64 fp16 weights times a vector: a warp takes eight or sixteen whole rows. Warps beyond
-// the rows take the last ones again.
+// the rows take the last ones again. Which k an element has is arranged so that lanes read neighbours.
 template <int kRows> struct HeadRows {
     static constexpr int kEights = kRows > 8 * kTokenWarps ? 2 : 1; // of rows, in a warp
     static_assert(kRows % (8 * kEights) == 0 && kRows <= 16 * kTokenWarps);

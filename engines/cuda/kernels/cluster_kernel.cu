@@ -1,5 +1,5 @@
 // The decoder for one sequence on GPUs with thread block clusters (sm_90 and newer), fp16: the same
-// arithmetic and the same launches as token_kernel.cu, with a cheaper way between blocks.
+// function, within rounding, and the same launches as token_kernel.cu, with a cheaper way between blocks.
 //
 // A cluster of eight blocks is one attention head, and takes the head's share of everything else
 // too: its columns of the output projections and 256 channels of the MLP. So a head's queries, keys,
@@ -142,7 +142,7 @@ template <int kHeads> ClusterPlan plan_heads(const dw_dimensions &dims, int devi
         largest = std::max(largest, chunk_bytes<kHeads>(chunk, num_keys));
     }
     plan.ring_bytes = (room - static_cast<int>(sizeof(ClusterShared<kHeads>))) / 16 * 16;
-    if (plan.ring_bytes < largest) {
+    if (plan.ring_bytes < largest || num_keys < kClusterParts || num_keys > kMostAudioKeys) {
         return plan;
     }
     plan.shared_bytes = static_cast<int>(sizeof(ClusterShared<kHeads>)) + plan.ring_bytes;

@@ -111,7 +111,8 @@ template <int kHeads> struct ClusterRing {
         const char *from = static_cast<const char *>(r.embedding.data) + int64_t{kept.first} * kWidth * 2;
 #pragma unroll 1
         for (int i = lane(); i < kept.num * kPieces; i += 32) {
-            copy_async(base + keeping_place(i / kPieces, i % kPieces, kWidth * 2), from + i * 16);
+            copy_passing(base + keeping_place(i / kPieces, i % kPieces, kWidth * 2), from + i * 16,
+                         policy_.passing);
         }
         end_copies(kQkvRows);
         asm volatile("cp.async.wait_all;" ::: "memory");

@@ -87,6 +87,7 @@ class CudaBackend : public Backend {
         }
         DW_CUDA(cudaMemcpyAsync(scratch_.at(mask_), mask.data(), mask.size(),
                                 cudaMemcpyHostToDevice, stream_));
+        DW_CUDA(cudaDeviceSynchronize()); // tensors were copied beside this stream
         tokens_.finish(stream_);
         encoder_.capture(caches_.audio, caches_.slot_size, stream_);
         stream_.wait();

@@ -61,8 +61,8 @@ struct Product {
 void multiply(const Product &product, dw_type type, cudaStream_t stream);
 
 // ---- encoder ------------------------------------------------------------------------------------------
-// On compute capability 9.0 and newer these, and products, may begin before the kernel ahead of them
-// in the stream has ended, and read weights by then: no kernel may write those. only_portable: as
+// On compute capability 9.0 these, and products (on newer ones some), may begin before the kernel ahead
+// of them in the stream has ended, and read weights by then: no kernel may write those. only_portable: as
 // Product's.
 
 // mel float [batch, n_mels, frames] -> half [batch, frames + 2, n_mels], first and last row zero.

@@ -44,8 +44,8 @@ __device__ inline LogitPart warp_merge_logits(LogitPart part) {
 
 // This block's part of the vocabulary: four rows a warp at a time; in each group of eight lanes a part.
 // s.normed holds the last layer norm in planes for kType. Bytes: 2 n_vocab width in fp16.
-template <dw_type kType, class Shared>
-__device__ inline LogitPart make_logits(const TokenRun &r, const Shared &s, int forbidden) {
+template <dw_type kType>
+__device__ inline LogitPart make_logits(const TokenRun &r, const TokenShared &s, int forbidden) {
     constexpr int kColumns = Packed<kType>::kColumns;
     const int pieces = r.width / kColumns, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const char *data = static_cast<const char *>(r.embedding.data);
@@ -89,11 +89,15 @@ __device__ inline LogitPart make_logits(const TokenRun &r, const Shared &s, int 
 }
 
 // By one thread: a block's best logit in one word: its bits, 14 bits of the step's tag and 18 of the
-// token. That is all that the next token waits for.
-__device__ inline void send_choice(const TokenRun &r, float best, int token, uint32_t tag) {
+// token. That is all that the next token waits for. Steps take turns with two sets of words: a block
+// without a head sends nothing within a step, so that a word may be written again only after its next choice.
+__device__ inline uint64_t *choice_of(const TokenRun &r, int step, int block) {
+    return r.choices + (step & 1) * static_cast<int>(gridDim.x) + block;
+}
+__device__ inline void send_choice(const TokenRun &r, int step, float best, int token, uint32_t tag) {
     const uint64_t choice = uint64_t{__float_as_uint(best)} << 32 | (tag & 0x3fff) << 18 |
                             static_cast<uint32_t>(token);
-    asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(r.choices + blockIdx.x), "l"(choice)
+    asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(choice_of(r, step, blockIdx.x)), "l"(choice)
                  : "memory");
 }
 // The sums, in words of their own.
@@ -105,11 +109,11 @@ __device__ inline void send_sums(const TokenRun &r, const LogitPart &part, uint3
     send(words + 3, part.no_speech, tag);
 }
 
-__device__ inline void receive_choice(const TokenRun &r, int block, uint32_t tag, float &best,
-                                      int &token) {
+__device__ inline void receive_choice(const TokenRun &r, int step, int block, uint32_t tag,
+                                      float &best, int &token) {
     uint64_t word;
     do {
-        word = load_shared_word(r.choices + block);
+        word = load_shared_word(choice_of(r, step, block));
     } while ((static_cast<uint32_t>(word) >> 18) != (tag & 0x3fff));
     best = __uint_as_float(static_cast<uint32_t>(word >> 32));
     token = static_cast<int>(word & 0x3ffff);
@@ -117,7 +121,7 @@ __device__ inline void receive_choice(const TokenRun &r, int block, uint32_t tag
 
 // Wait for all blocks: the token of the largest logit, in every lane of the warp. A lane asks for four
 // blocks' words at once: one after the other would take four times as long.
-__device__ inline int await_token(const TokenRun &r, uint32_t tag) {
+__device__ inline int await_token(const TokenRun &r, int step, uint32_t tag) {
     const int num = static_cast<int>(gridDim.x);
     float best = -INFINITY;
     int token = 0x3ffff;
@@ -129,7 +133,7 @@ __device__ inline int await_token(const TokenRun &r, uint32_t tag) {
             is_missing = false;
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                words[i] = load_shared_word(r.choices + min(first + i * 32, num - 1));
+                words[i] = load_shared_word(choice_of(r, step, min(first + i * 32, num - 1)));
             }
 #pragma unroll
             for (int i = 0; i < 4; i++) {
@@ -151,12 +155,12 @@ __device__ inline int await_token(const TokenRun &r, uint32_t tag) {
 }
 
 // The same with the sums, for the probabilities: one warp of one block does it.
-__device__ inline LogitPart await_choice(const TokenRun &r, uint32_t tag) {
+__device__ inline LogitPart await_choice(const TokenRun &r, int step, uint32_t tag) {
     LogitPart part = empty_logits();
 #pragma unroll 1
     for (int block = threadIdx.x % 32; block < static_cast<int>(gridDim.x); block += 32) {
         LogitPart other;
-        receive_choice(r, block, tag, other.best, other.token);
+        receive_choice(r, step, block, tag, other.best, other.token);
         const uint64_t *words = r.logit_parts + block * 4;
         other.allowed_sum = receive(words, tag);
         other.high = receive(words + 1, tag);
@@ -184,7 +188,7 @@ __device__ inline void report(const TokenRun &r, int step, bool is_answer, int n
 // and the token that all blocks agree on. What they wrote before is there for all of them after the next
 // workers_sync(). Returns whether the step's token is an answer; then it is s.token.
 //
-// One warp sends the choice, the next the sums, of which no token depends; the last one awaits.
+// One warp sends the choice, the next the sums, on which no token depends; the last one awaits.
 template <class Shared, class Make>
 __device__ inline bool end_step(const TokenRun &r, Shared &s, int step, int num_new, uint32_t tag,
                                 Make make) {
@@ -206,7 +210,7 @@ __device__ inline bool end_step(const TokenRun &r, Shared &s, int step, int num_
         int token = is_wanted ? s.logit_parts[lane].token : 0x3ffff;
         warp_best(best, token);
         if (lane == 0) {
-            send_choice(r, best, token, tag);
+            send_choice(r, step, best, token, tag);
         }
     } else if (warp == 1 && is_wanted) {
         const LogitPart part = warp_merge_logits(s.logit_parts[lane]);
@@ -214,17 +218,17 @@ __device__ inline bool end_step(const TokenRun &r, Shared &s, int step, int num_
             send_sums(r, part, tag);
         }
         if (blockIdx.x == 0) {
-            report(r, step, is_answer, num_new, await_choice(r, tag));
+            report(r, step, is_answer, num_new, await_choice(r, step, tag));
         }
     } else if (warp == kTokenWarps - 1) {
-        const int chosen = await_token(r, tag);
+        const int chosen = await_token(r, step, tag);
         if (lane == 0) {
             s.token = chosen;
         }
     }
     workers_sync();
-    if (threadIdx.x == kTokenThreads - 32) {
-        fence(); // by the thread that knows that all have come so far
+    if (warp == kTokenWarps - 1) {
+        fence(); // by the lanes that know that all have come so far
     }
     return is_answer;
 }

@@ -1,6 +1,6 @@
 // The decoder for one sequence: whole tokens in one persistent kernel.
 //
-// At batch one a token is about reading every weight once, so one launch takes up to eight tokens
+// At batch one a token is about reading every weight once, so one launch takes up to 32 tokens
 // through all layers, with all multiprocessors in step. Work is split so that blocks exchange
 // little: attention heads are shared by `parts` blocks each, and the MLP's two matrices by hidden
 // channels. Every block has the residual stream in its shared memory. A layer has five exchanges:
@@ -196,12 +196,14 @@ TokenKernel::TokenKernel(const dw_dimensions &dims, const dw_options &options, c
         choose_grid(device);
     }
     layers_ = scratch.take(dims.n_text_layer * static_cast<int64_t>(sizeof(LayerWeights)));
-    qkv_ = scratch.take(3ll * dims.n_text_state * 8);
+    const bool is_portable = clusters_.kernel == nullptr; // what only token_kernel() uses
+    qkv_ = scratch.take(is_portable ? 3ll * dims.n_text_state * 8 : 0);
     mixed_ = scratch.take(int64_t{dims.n_text_head} * parts_ * kMixedFloats * 8);
-    sums_ = scratch.take(2ll * dims.n_text_layer * 3 * dims.n_text_state * kSumStride * 8);
+    sums_ = scratch.take(
+        is_portable ? 2ll * dims.n_text_layer * 3 * dims.n_text_state * kSumStride * 8 : 0);
     slices_ = scratch.take(3ll * dims.n_text_head * dims.n_text_state * 8);
     folded_ = scratch.take(clusters_.folded_floats * 4);
-    choices_ = scratch.take(blocks_ * 8ll);
+    choices_ = scratch.take(2 * blocks_ * 8ll);
     logit_parts_ = scratch.take(blocks_ * 4 * 8ll);
 }
 

@@ -53,7 +53,7 @@ struct TokenRun {
     uint64_t *qkv;         // [heads, 3, 64]
     uint64_t *mixed;       // [heads, parts, kMixedFloats]
     uint64_t *sums;        // counted: [2, layers, 3, width]; zero before and after
-    uint64_t *choices;     // [blocks]: best logit and its token, see token_choice.cuh
+    uint64_t *choices;     // [2, blocks]: best logit and its token, see token_choice.cuh
     uint64_t *logit_parts; // [blocks, 4]
     TokenAnswers *answers;
     // of the cluster kernel alone
