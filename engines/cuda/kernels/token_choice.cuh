@@ -90,9 +90,10 @@ __device__ inline LogitPart make_logits(const TokenRun &r, const TokenShared &s,
 
 // By one thread: a block's best logit in one word: its bits, 14 bits of the step's tag and 18 of the
 // token. That is all that the next token waits for. Steps take turns with two sets of words: a block
-// without a head sends nothing within a step, so that a word may be written again only after its next choice.
+// without a head sends nothing within a step, so that a word may be written again only after its next
+// choice. Launches take turns, too: 14 bits tell apart what is a few launches old, and no more.
 __device__ inline uint64_t *choice_of(const TokenRun &r, int step, int block) {
-    return r.choices + (step & 1) * static_cast<int>(gridDim.x) + block;
+    return r.choices + ((r.launch + step) & 1) * static_cast<int>(gridDim.x) + block;
 }
 __device__ inline void send_choice(const TokenRun &r, int step, float best, int token, uint32_t tag) {
     const uint64_t choice = uint64_t{__float_as_uint(best)} << 32 | (tag & 0x3fff) << 18 |

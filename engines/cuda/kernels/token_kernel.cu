@@ -319,6 +319,7 @@ void TokenKernel::launch(TokenRun run, cudaStream_t stream) {
     run.sums = scratch_.at<uint64_t>(sums_);
     run.choices = scratch_.at<uint64_t>(choices_);
     run.logit_parts = scratch_.at<uint64_t>(logit_parts_);
+    run.launch = num_launches_++;
     run.tag = next_tag_;
     next_tag_ += (kMaxRunInputs + kMaxChunk) * dims_.n_text_layer;
     if (clusters_.kernel != nullptr) {

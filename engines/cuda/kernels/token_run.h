@@ -50,6 +50,7 @@ struct TokenRun {
     StagePlan stage;
     // memory that blocks share, see token_sync.cuh
     uint32_t tag;          // of the first exchange; no launch before had this or a later one
+    uint32_t launch;       // how many there were before
     uint64_t *qkv;         // [heads, 3, 64]
     uint64_t *mixed;       // [heads, parts, kMixedFloats]
     uint64_t *sums;        // counted: [2, layers, 3, width]; zero before and after
@@ -87,7 +88,7 @@ class TokenKernel {
     const Arena &scratch_;
     int blocks_ = 0, parts_ = 0, shared_bytes_ = 0;
     StagePlan stage_{};
-    uint32_t next_tag_ = 1;
+    uint32_t next_tag_ = 1, num_launches_ = 0;
     const ClusterPlan clusters_;
     int64_t layers_, qkv_, mixed_, sums_, slices_, folded_, choices_, logit_parts_; // places in scratch
 };
