@@ -38,9 +38,7 @@ template <int kHeads> class ClusterAttention {
             for (int i = 0; i < 8; i++) {
                 sum += weights[i] * rows[i][threadIdx.x];
             }
-            sum = __fdividef(sum, whole.y);
-            s.head[threadIdx.x] = __float2half_rn(sum);
-            s.head[kHead + threadIdx.x] = __float2half_rn(sum - __half2float(__float2half_rn(sum)));
+            put_halves<kHead>(s.head, threadIdx.x, __fdividef(sum, whole.y));
         }
         workers_sync();
     }
@@ -159,7 +157,7 @@ template <int kHeads> class ClusterAttention {
             float4 four{};
 #pragma unroll
             for (int i = 0; i < kTokenWarps; i++) {
-                const float4 part = *reinterpret_cast<const float4 *>(s.mixed[0][i] + group * 4);
+                const float4 part = four_at(s.mixed[0][i], group * 4);
                 four.x += weights[i] * part.x, four.y += weights[i] * part.y;
                 four.z += weights[i] * part.z, four.w += weights[i] * part.w;
             }

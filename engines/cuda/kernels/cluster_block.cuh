@@ -85,16 +85,20 @@ __device__ inline void expect_bytes(uint64_t *arrived, int bytes) {
                  "r"(bytes)
                  : "memory");
 }
-// Not with .acquire.cluster, which invalidates L1 each time: what arrives is in this block's own memory.
+// Whether the barrier has turned over as await() says, after a while of waiting for it. Not with
+// .acquire.cluster, which invalidates L1 each time: what arrives is in this block's own memory.
+__device__ inline uint32_t has_turned(uint64_t *barrier, uint32_t parity) {
+    uint32_t is_done;
+    asm volatile("{\n\t.reg .pred p;\n\t"
+                 "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n\t"
+                 "selp.u32 %0, 1, 0, p;\n\t}"
+                 : "=r"(is_done)
+                 : "r"(shared_address(barrier)), "r"(parity)
+                 : "memory");
+    return is_done;
+}
 __device__ inline void await_bytes(uint64_t *arrived, uint32_t parity) {
-    uint32_t is_done = 0;
-    while (!is_done) {
-        asm volatile("{\n\t.reg .pred p;\n\t"
-                     "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n\t"
-                     "selp.u32 %0, 1, 0, p;\n\t}"
-                     : "=r"(is_done)
-                     : "r"(shared_address(arrived)), "r"(parity)
-                     : "memory");
+    while (!has_turned(arrived, parity)) {
     }
 }
 
@@ -150,7 +154,7 @@ template <int kWidth> __device__ inline float2 moments_of(const float *x) {
     float sum = 0, squares = 0;
 #pragma unroll
     for (int i = threadIdx.x % 32 * 4; i < kWidth; i += 128) {
-        const float4 v = *reinterpret_cast<const float4 *>(x + i);
+        const float4 v = four_at(x, i);
         sum += (v.x + v.y) + (v.z + v.w);
         squares += (v.x * v.x + v.y * v.y) + (v.z * v.z + v.w * v.w);
     }
@@ -182,6 +186,13 @@ __device__ inline uint32_t split_two(float x, float y) {
     const __half2 larger = __floats2half2_rn(x, y);
     const float2 back = __half22float2(larger);
     return has_rest() ? pack_halves(x - back.x, y - back.y) : *reinterpret_cast<const uint32_t *>(&larger);
+}
+
+// One column of such a vector of kColumns in shared memory: all larger parts, then all the rest.
+template <int kColumns> __device__ inline void put_halves(__half *vector, int column, float value) {
+    const __half larger = __float2half_rn(value);
+    vector[column] = larger;
+    vector[kColumns + column] = __float2half_rn(value - __half2float(larger));
 }
 
 __device__ inline uint32_t word_at(const char *from) { return *reinterpret_cast<const uint32_t *>(from); }
@@ -284,7 +295,7 @@ __device__ inline float2 sum_two_rows(const float (*partials)[kRows], int row) {
     float2 sum{};
 #pragma unroll
     for (int warp = 0; warp < kTokenWarps; warp++) {
-        const float2 part = *reinterpret_cast<const float2 *>(partials[warp] + row);
+        const float2 part = two_at(partials[warp], row);
         sum.x += part.x, sum.y += part.y;
     }
     return sum;
@@ -292,30 +303,18 @@ __device__ inline float2 sum_two_rows(const float (*partials)[kRows], int row) {
 
 // ---- small things ---------------------------------------------------------------------------------
 
-__device__ inline float4 four_at(const float *from, int index) {
-    return *reinterpret_cast<const float4 *>(from + index);
-}
-__device__ inline float2 two_at(const float *from, int index) {
-    return *reinterpret_cast<const float2 *>(from + index);
-}
 // What WarpRows wants of a vector: two neighbours, and two eight further.
 __device__ inline float4 pairs_at(const float *from, int index) {
     const float2 low = two_at(from, index), high = two_at(from, index + 8);
     return {low.x, low.y, high.x, high.y};
 }
-__device__ inline void load_eight(float (&to)[8], const float *from) {
-    const float4 low = four_at(from, 0), high = four_at(from, 4);
-    to[0] = low.x, to[1] = low.y, to[2] = low.z, to[3] = low.w;
-    to[4] = high.x, to[5] = high.y, to[6] = high.z, to[7] = high.w;
-}
-
 // What each of eight partial sums of attention counts, and the largest score and total of all.
 __device__ inline float2 weigh_rows(float (&weights)[8], const float (*rows)[kMixedRow]) {
     float2 parts[8];
     float high = -1e30f, total = 0;
 #pragma unroll
     for (int i = 0; i < 8; i++) {
-        parts[i] = *reinterpret_cast<const float2 *>(rows[i] + kHead);
+        parts[i] = two_at(rows[i], kHead);
         high = fmaxf(high, parts[i].x);
     }
 #pragma unroll

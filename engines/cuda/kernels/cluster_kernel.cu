@@ -16,7 +16,8 @@
 // What that saves: an exchange of counted sums (token_sync.cuh) takes 3000 to 5600 cycles on an H100,
 // this 1700 when nothing else is done, and one within a cluster 500.
 //
-// Bytes a token: as token_kernel.cu, less the rows kept. Reference: run_token in ../reference/reference_backend.cpp.
+// Bytes a token: as token_kernel.cu, less the rows kept. Reference: run_token in
+// ../reference/reference_backend.cpp.
 #include <algorithm>
 
 #include "check.h"
@@ -33,10 +34,9 @@ __device__ inline void normalise_last(ClusterShared<kHeads> &s, const float *x) 
     const float2 moments = moments_of<kWidth>(x);
 #pragma unroll
     for (int column = threadIdx.x; column < kWidth; column += kTokenThreads) {
-        const float y =
-            (x[column] - moments.x) * moments.y * s.last_weight[column] + s.last_bias[column];
-        s.normed[column] = __float2half_rn(y);
-        s.normed[kWidth + column] = __float2half_rn(y - __half2float(s.normed[column]));
+        put_halves<kWidth>(s.normed, column,
+                           (x[column] - moments.x) * moments.y * s.last_weight[column] +
+                               s.last_bias[column]);
     }
     workers_sync();
 }
@@ -131,6 +131,20 @@ cudaLaunchConfig_t launch_config(int blocks, int shared_bytes, cudaStream_t stre
 // Of the L2 cache for the embedding, beside all that passes through it: more is worse on an H100.
 constexpr double kL2Share = 0.6;
 
+template <int kHeads>
+KeptEmbedding plan_embedding(const ClusterPlan &plan, int n_vocab, int device) {
+    constexpr int kRowBytes = kHeads * kHead * 2;
+    int l2_bytes;
+    DW_CUDA(cudaDeviceGetAttribute(&l2_bytes, cudaDevAttrL2CacheSize, device));
+    KeptEmbedding kept;
+    kept.first_keeping = kHeads * kClusterParts;
+    const int num_blocks = plan.blocks - kept.first_keeping;
+    kept.kept_rows = std::min(plan.ring_bytes / kRowBytes, n_vocab / std::max(num_blocks, 1));
+    kept.first_kept = n_vocab - num_blocks * kept.kept_rows;
+    kept.l2_rows = std::min(static_cast<int>(l2_bytes * kL2Share / kRowBytes), kept.first_kept);
+    return kept;
+}
+
 template <int kHeads> ClusterPlan plan_heads(const dw_dimensions &dims, int device) {
     const auto kernel = reinterpret_cast<const void *>(cluster_kernel<kHeads>);
     ClusterPlan plan;
@@ -160,14 +174,7 @@ template <int kHeads> ClusterPlan plan_heads(const dw_dimensions &dims, int devi
         plan.fold_kernel = reinterpret_cast<const void *>(fold_norms_kernel<kHeads>);
         plan.folded_floats = int64_t{num_layers} * FoldedNorms<kHeads>::kLayerFloats;
         plan.blocks = clusters * kClusterParts;
-        plan.kept_blocks = plan.blocks - kHeads * kClusterParts;
-        constexpr int kRowBytes = kHeads * kHead * 2;
-        plan.kept_rows =
-            std::min(plan.ring_bytes / kRowBytes, dims.n_vocab / std::max(plan.kept_blocks, 1));
-        int l2_bytes;
-        DW_CUDA(cudaDeviceGetAttribute(&l2_bytes, cudaDevAttrL2CacheSize, device));
-        plan.l2_rows = std::min(static_cast<int>(l2_bytes * kL2Share / kRowBytes),
-                                dims.n_vocab - plan.kept_blocks * plan.kept_rows);
+        plan.kept = plan_embedding<kHeads>(plan, dims.n_vocab, device);
     }
     return plan;
 }

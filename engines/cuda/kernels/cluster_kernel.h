@@ -10,13 +10,18 @@ namespace dw {
 struct LayerWeights;
 struct TokenRun;
 
+// Of the embedding: from row `first_kept` on, kept_rows in the shared memory of each block from
+// `first_keeping` on, which has no head; the first l2_rows are to stay in the L2 cache.
+struct KeptEmbedding {
+    int first_kept, kept_rows, first_keeping, l2_rows;
+};
+
 struct ClusterPlan {
     const void *kernel = nullptr; // null: token_kernel.cu has to do
     const void *fold_kernel = nullptr; // once, see cluster_fold.cuh
     int blocks = 0, shared_bytes = 0, ring_bytes = 0;
     int64_t folded_floats = 0;
-    int kept_blocks = 0, kept_rows = 0; // blocks without a head, and rows of the embedding that each keeps
-    int l2_rows = 0; // that the L2 cache is to keep
+    KeptEmbedding kept{};
 };
 
 ClusterPlan plan_clusters(const dw_dimensions &dims, const dw_options &options, int device);

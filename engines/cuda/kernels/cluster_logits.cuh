@@ -15,9 +15,9 @@ struct KeptRows {
 
     // data: what is behind everything else in the block's shared memory.
     __device__ KeptRows(const TokenRun &r, const char *data) : data(data) {
-        const int index = static_cast<int>(blockIdx.x) - r.first_keeping;
-        num = index >= 0 ? r.kept_rows : 0;
-        first = r.first_kept + index * num;
+        const int index = static_cast<int>(blockIdx.x) - r.kept.first_keeping;
+        num = index >= 0 ? r.kept.kept_rows : 0;
+        first = r.kept.first_kept + index * num;
     }
 };
 // Of 16-byte piece `piece` in a row: odd rows have neighbouring 64 bytes exchanged, so that the four
@@ -54,9 +54,10 @@ template <int kHeads> class ClusterLogits {
         for (int turn = 0; turn < 2; turn++) {
             const bool is_passing = (turn ^ index) & 1;
             const uint64_t hint = is_passing ? policy.passing : policy.kept;
-            const int first = is_passing ? first_passing(index) : part_start(r.l2_rows, index, num_warps);
+            const int l2_rows = r.kept.l2_rows;
+            const int first = is_passing ? first_passing(index) : part_start(l2_rows, index, num_warps);
             const int end =
-                is_passing ? first_passing(index + 1) : part_start(r.l2_rows, index + 1, num_warps);
+                is_passing ? first_passing(index + 1) : part_start(l2_rows, index + 1, num_warps);
             add_rows(first, end, [&](int row, int piece) {
                 return load_weights(static_cast<const char *>(r.embedding.data) +
                                         (int64_t{row} * (kWidth / 8) + piece) * 16,
@@ -72,10 +73,13 @@ template <int kHeads> class ClusterLogits {
     // The first of the rows that no one keeps, of warp `index` of all. Warps that have rows in shared
     // memory take fewer of these: four of those take as long as one.
     __device__ int first_passing(int index) const {
-        const int num = r.first_kept - r.l2_rows, num_warps = static_cast<int>(gridDim.x) * kTokenWarps;
-        const int first_keeping = r.first_keeping * kTokenWarps;
-        const int fewer = min(r.kept_rows / (4 * kTokenWarps), num / num_warps);
-        return r.l2_rows + part_start(num + (num_warps - first_keeping) * fewer, index, num_warps) -
+        const KeptEmbedding &kept = r.kept;
+        const int num = kept.first_kept - kept.l2_rows;
+        const int num_warps = static_cast<int>(gridDim.x) * kTokenWarps;
+        const int first_keeping = kept.first_keeping * kTokenWarps;
+        const int fewer = min(kept.kept_rows / (4 * kTokenWarps), num / num_warps);
+        return kept.l2_rows +
+               part_start(num + (num_warps - first_keeping) * fewer, index, num_warps) -
                max(0, index - first_keeping) * fewer;
     }
 
@@ -102,15 +106,10 @@ template <int kHeads> class ClusterLogits {
                     multiply_add(c, {a[i].z, b[i].z, a[i].w, b[i].w}, v.z, v.w);
                 }
             }
-            add_logit(own, lane % 4 < 2 && own < end, lane % 2 ? c[2] + c[3] : c[0] + c[1], mask);
-        }
-    }
-
-    __device__ void add_logit(int row, bool is_row, float logit, int mask) {
-        if (is_row) {
-            const bool is_allowed = !(mask & forbidden_);
-            merge_logits(part_, {is_allowed ? logit : kNoLogit, is_allowed ? 1.0f : 0.0f, logit, 1.0f,
-                                 row == r.no_speech ? logit : kNoLogit, is_allowed ? row : 0x3ffff});
+            const float logit = lane % 2 ? c[2] + c[3] : c[0] + c[1];
+            if (lane % 4 < 2 && own < end) {
+                merge_logits(part_, part_of_one(own, logit, !(mask & forbidden_), r.no_speech));
+            }
         }
     }
 

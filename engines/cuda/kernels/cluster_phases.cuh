@@ -98,7 +98,7 @@ template <int kHeads> class ClusterPhases {
             float4 sum{};
 #pragma unroll 4
             for (int head = 0; head < kHeads; head++) {
-                const float4 part = *reinterpret_cast<const float4 *>(s.slices[head] + group * 4);
+                const float4 part = four_at(s.slices[head], group * 4);
                 sum.x += part.x, sum.y += part.y, sum.z += part.z, sum.w += part.w;
             }
             give(s.x[now_ ^ 1] + rank_ * kSlice + group * 4, &s.arrived[kGotX + kind], distance_, sum);

@@ -132,14 +132,7 @@ template <int kHeads> struct ClusterRing {
         uint64_t *used = &s.used[number % kChunks];
         const uint32_t parity = number / kChunks & 1;
         for (;;) {
-            uint32_t is_used;
-            asm volatile("{\n\t.reg .pred p;\n\t"
-                         "mbarrier.try_wait.parity.shared.b64 p, [%1], %2;\n\t"
-                         "selp.u32 %0, 1, 0, p;\n\t}"
-                         : "=r"(is_used)
-                         : "r"(shared_address(used)), "r"(parity)
-                         : "memory");
-            if (__all_sync(0xffffffff, is_used)) {
+            if (__all_sync(0xffffffff, has_turned(used, parity))) {
                 return true;
             }
             if (__any_sync(0xffffffff, *static_cast<volatile int32_t *>(&s.is_done))) {
@@ -229,8 +222,7 @@ template <int kHeads> struct ClusterRing {
         const int num = r.position + static_cast<int>(turn) / r.num_layers;
 #pragma unroll 1
         for (int token = rank + kClusterParts * lane(); token < num; token += kClusterParts * 32) {
-            const int64_t slot = int64_t{s.table[token / kv.block_tokens]} * kv.block_tokens +
-                                 token % kv.block_tokens;
+            const int64_t slot = slot_of(s.table, token, kv.block_tokens);
             prefetch_line(kv.keys + slot * kWidth + head * kHead);
             prefetch_line(kv.values + slot * kWidth + head * kHead);
         }

@@ -62,6 +62,10 @@ __device__ inline uint32_t pack_halves(float low, float high) {
     return *reinterpret_cast<const uint32_t *>(&pair);
 }
 
+// Where piece `piece` of row `row` lies in a tile of rows of 64 halves, in halves: the eight 16-byte
+// pieces of a row are permuted by the row number, so that eight rows are in different banks.
+__device__ inline int swizzled(int row, int piece) { return row * 64 + ((piece ^ (row & 7)) << 3); }
+
 // ---- loads ------------------------------------------------------------------------------------------
 
 // 16 bytes of weights, which no one writes while kernels run: not kept in L1.
@@ -117,17 +121,32 @@ __device__ inline float warp_max(float value) {
     return value;
 }
 
-// The largest value and its index, the lower one of equals.
+// The larger value and its index, the lower one of equals; and of all lanes of the warp.
+__device__ inline void take_better(float &best, int &index, float other, int other_index) {
+    if (other > best || (other == best && other_index < index)) {
+        best = other;
+        index = other_index;
+    }
+}
 __device__ inline void warp_best(float &best, int &index) {
 #pragma unroll
     for (int distance = 16; distance > 0; distance /= 2) {
         const float other = __shfl_xor_sync(0xffffffff, best, distance);
         const int other_index = __shfl_xor_sync(0xffffffff, index, distance);
-        if (other > best || (other == best && other_index < index)) {
-            best = other;
-            index = other_index;
-        }
+        take_better(best, index, other, other_index);
     }
+}
+
+__device__ inline float4 four_at(const float *from, int index) {
+    return *reinterpret_cast<const float4 *>(from + index);
+}
+__device__ inline float2 two_at(const float *from, int index) {
+    return *reinterpret_cast<const float2 *>(from + index);
+}
+__device__ inline void load_eight(float (&to)[8], const float *from) {
+    const float4 low = four_at(from, 0), high = four_at(from, 4);
+    to[0] = low.x, to[1] = low.y, to[2] = low.z, to[3] = low.w;
+    to[4] = high.x, to[5] = high.y, to[6] = high.z, to[7] = high.w;
 }
 
 __device__ inline void unpack_halves(float (&out)[8], const uint4 &v) {

@@ -25,10 +25,6 @@ constexpr int kShared = (kQueries * kHead + 4 * kTile) * 2;
 constexpr int kExchange = kHead / 8 * 4 + 4; // floats of one thread
 static_assert(kExchange * kQueryWarps * 32 * 4 <= kShared && kShared <= kOrinBlockShared);
 
-__device__ inline int swizzled(int row, int piece) {
-    return row * kHead + ((piece ^ (row & 7)) << 3);
-}
-
 // Two blocks share a multiprocessor of an H100. sm_87's code would need a few more registers for
 // that, and one block is enough to fill an Orin.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900

@@ -259,9 +259,7 @@ __global__ void __launch_bounds__(Shape::kThreads)
     hopper_attention_kernel(__half *out, const __half *qkv, int positions, int heads) {
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
     extern __shared__ __align__(1024) __half dynamic_shared[];
-    if (shared_address(dynamic_shared) % 1024 != 0) {
-        __trap(); // the swizzle counts from multiples of 1024 bytes
-    }
+    require_tiles_at(dynamic_shared);
     const int batch = blockIdx.z / kParts, part = blockIdx.z % kParts;
     const int width = heads * kHead, first_query = blockIdx.x * Shape::kQueries;
     const int64_t first_row = int64_t{batch} * positions, channel = blockIdx.y * kHead;

@@ -16,8 +16,6 @@ namespace {
 
 constexpr int kK = 64;
 
-__device__ inline int swizzled(int row, int piece) { return row * kK + ((piece ^ (row & 7)) << 3); }
-
 // The tile of sums, float [kM, kN + kPad] in shared memory, to where it belongs.
 template <int kM, int kN, int kThreads>
 __device__ inline void write_tile(const Product &p, const float *tile, int batch, int m0, int n0) {

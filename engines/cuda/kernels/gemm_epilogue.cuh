@@ -22,13 +22,6 @@ __device__ inline void add_eight(float (&v)[8], const float4 &first, const float
     }
 }
 
-__device__ inline void load_eight(float (&v)[8], const float *shared) {
-    const float4 first = *reinterpret_cast<const float4 *>(shared);
-    const float4 second = *reinterpret_cast<const float4 *>(shared + 4);
-    v[0] = first.x, v[1] = first.y, v[2] = first.z, v[3] = first.w;
-    v[4] = second.x, v[5] = second.y, v[6] = second.z, v[7] = second.w;
-}
-
 // What is in global memory already and is added to eight values, asked for ahead of them.
 struct Addend {
     float4 first, second;

@@ -140,9 +140,7 @@ __global__ void __launch_bounds__(Shape::kThreads)
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
     constexpr int kN = Shape::kN, kSplit = Shape::kSplit, kOwnRows = Shape::kM / kSplit;
     extern __shared__ __align__(1024) char dynamic_shared[];
-    if (shared_address(dynamic_shared) % 1024 != 0) {
-        __trap(); // the swizzle counts from multiples of 1024 bytes
-    }
+    require_tiles_at(dynamic_shared);
     const int n0 = blockIdx.x * kN, m0 = blockIdx.y * Shape::kM;
     const int batch = blockIdx.z / kSplit, part = blockIdx.z % kSplit;
     const Ring<Shape> ring(dynamic_shared, p, batch, part, m0, n0);

@@ -118,10 +118,7 @@ __global__ void __launch_bounds__(kChoiceThreads)
     __syncthreads();
     for (int w = 0; w < kChoiceWarps; w++) {
         high = fmaxf(high, high_value[w]);
-        if (best_value[w] > best || (best_value[w] == best && best_token[w] < token)) {
-            best = best_value[w];
-            token = best_token[w];
-        }
+        take_better(best, token, best_value[w], best_token[w]);
     }
     float allowed = 0, whole = 0;
     for (int i = threadIdx.x; i < n_vocab; i += kChoiceThreads) {

@@ -6,9 +6,15 @@
 namespace dw {
 
 constexpr float kNoLogit = -1e30f;
+constexpr int kNoToken = 0x3ffff; // above all others: as many bits as a choice has for it
 
 __device__ inline LogitPart empty_logits() {
-    return {kNoLogit, 0.0f, kNoLogit, 0.0f, kNoLogit, 0x3ffff};
+    return {kNoLogit, 0.0f, kNoLogit, 0.0f, kNoLogit, kNoToken};
+}
+
+__device__ inline LogitPart part_of_one(int token, float logit, bool is_allowed, int no_speech) {
+    return {is_allowed ? logit : kNoLogit, is_allowed ? 1.0f : 0.0f, logit, 1.0f,
+            token == no_speech ? logit : kNoLogit, is_allowed ? token : kNoToken};
 }
 
 __device__ inline void merge_logits(LogitPart &a, const LogitPart &b) {
@@ -80,9 +86,7 @@ __device__ inline LogitPart make_logits(const TokenRun &r, const TokenShared &s,
             if constexpr (kType == DW_INT8) {
                 logit *= scale_at<kType>(r.embedding, own, r.width, 0);
             }
-            const bool is_allowed = !(mask & forbidden);
-            merge_logits(part, {is_allowed ? logit : kNoLogit, is_allowed ? 1.0f : 0.0f, logit, 1.0f,
-                                own == r.no_speech ? logit : kNoLogit, is_allowed ? own : 0x3ffff});
+            merge_logits(part, part_of_one(own, logit, !(mask & forbidden), r.no_speech));
         }
     }
     return part;
@@ -101,6 +105,14 @@ __device__ inline void send_choice(const TokenRun &r, int step, float best, int 
     asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(choice_of(r, step, blockIdx.x)), "l"(choice)
                  : "memory");
 }
+__device__ inline bool is_choice_of(uint64_t word, uint32_t tag) {
+    return (static_cast<uint32_t>(word) >> 18) == (tag & 0x3fff);
+}
+__device__ inline float logit_in(uint64_t word) {
+    return __uint_as_float(static_cast<uint32_t>(word >> 32));
+}
+__device__ inline int token_in(uint64_t word) { return static_cast<int>(word & kNoToken); }
+
 // The sums, in words of their own.
 __device__ inline void send_sums(const TokenRun &r, const LogitPart &part, uint32_t tag) {
     uint64_t *words = r.logit_parts + blockIdx.x * 4;
@@ -115,9 +127,9 @@ __device__ inline void receive_choice(const TokenRun &r, int step, int block, ui
     uint64_t word;
     do {
         word = load_shared_word(choice_of(r, step, block));
-    } while ((static_cast<uint32_t>(word) >> 18) != (tag & 0x3fff));
-    best = __uint_as_float(static_cast<uint32_t>(word >> 32));
-    token = static_cast<int>(word & 0x3ffff);
+    } while (!is_choice_of(word, tag));
+    best = logit_in(word);
+    token = token_in(word);
 }
 
 // Wait for all blocks: the token of the largest logit, in every lane of the warp. A lane asks for four
@@ -125,7 +137,7 @@ __device__ inline void receive_choice(const TokenRun &r, int step, int block, ui
 __device__ inline int await_token(const TokenRun &r, int step, uint32_t tag) {
     const int num = static_cast<int>(gridDim.x);
     float best = -INFINITY;
-    int token = 0x3ffff;
+    int token = kNoToken;
 #pragma unroll 1
     for (int first = threadIdx.x % 32; first < num; first += 128) {
         uint64_t words[4];
@@ -138,17 +150,12 @@ __device__ inline int await_token(const TokenRun &r, int step, uint32_t tag) {
             }
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                is_missing |= (static_cast<uint32_t>(words[i]) >> 18) != (tag & 0x3fff);
+                is_missing |= !is_choice_of(words[i], tag);
             }
         } while (is_missing);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            const float other = __uint_as_float(static_cast<uint32_t>(words[i] >> 32));
-            const int other_token = static_cast<int>(words[i] & 0x3ffff);
-            if (other > best || (other == best && other_token < token)) {
-                best = other;
-                token = other_token;
-            }
+            take_better(best, token, logit_in(words[i]), token_in(words[i]));
         }
     }
     warp_best(best, token);
@@ -208,7 +215,7 @@ __device__ inline bool end_step(const TokenRun &r, Shared &s, int step, int num_
     }
     if (warp == 0) {
         float best = is_wanted ? s.logit_parts[lane].best : kNoLogit;
-        int token = is_wanted ? s.logit_parts[lane].token : 0x3ffff;
+        int token = is_wanted ? s.logit_parts[lane].token : kNoToken;
         warp_best(best, token);
         if (lane == 0) {
             send_choice(r, step, best, token, tag);

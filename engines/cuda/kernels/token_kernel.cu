@@ -325,10 +325,7 @@ void TokenKernel::launch(TokenRun run, cudaStream_t stream) {
     if (clusters_.kernel != nullptr) {
         run.slices = scratch_.at<uint64_t>(slices_);
         run.folded = scratch_.at<float>(folded_);
-        run.kept_rows = clusters_.kept_rows;
-        run.first_keeping = clusters_.blocks - clusters_.kept_blocks;
-        run.first_kept = dims_.n_vocab - clusters_.kept_rows * clusters_.kept_blocks;
-        run.l2_rows = clusters_.l2_rows;
+        run.kept = clusters_.kept;
         run.ring_bytes = clusters_.ring_bytes;
         launch_clusters(clusters_, run, stream);
         return;

@@ -61,9 +61,7 @@ struct TokenRun {
     uint64_t *slices;    // [3, 8, heads, width / 8]
     const float *folded; // see cluster_fold.cuh
     int ring_bytes;
-    // rows of the embedding: from first_kept on kept_rows in each block from first_keeping on; the first
-    // l2_rows are to stay in the L2 cache
-    int first_kept, kept_rows, first_keeping, l2_rows;
+    KeptEmbedding kept;
 };
 
 // Whole tokens of one sequence in one launch: by token_kernel.cu, or where a GPU has clusters and the

@@ -19,6 +19,13 @@ namespace dw {
 constexpr int kTileRow = 64; // halves
 constexpr int kWarpgroup = 128;
 
+// Tiles count their swizzle from multiples of 1024 bytes: a kernel that uses them begins with this.
+__device__ inline void require_tiles_at(const void *dynamic_shared) {
+    if (shared_address(dynamic_shared) % 1024 != 0) {
+        __trap();
+    }
+}
+
 // From the lowest bit: address / 16; a stride that these tiles do not use; 1024 bytes / 16 from eight
 // rows to the next; the 128-byte swizzle.
 __device__ inline uint64_t tile_descriptor(const __half *tile) {
@@ -69,7 +76,7 @@ __device__ inline void fetch_tile(__half *tile, const __half *from, int stride, 
     constexpr int kStep = kThreads / 8;
     static_assert(kStep % 8 == 0); // a piece's place in the row stays the same
     const int own_row = threadIdx.x / 8, piece = threadIdx.x % 8;
-    tile += own_row * kTileRow + ((piece ^ (own_row & 7)) << 3);
+    tile += swizzled(own_row, piece);
 #pragma unroll
     for (int i = 0; i < (kRows + kStep - 1) / kStep; i++) {
         const int row = own_row + i * kStep;
