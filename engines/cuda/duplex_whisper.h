@@ -17,7 +17,7 @@
 extern "C" {
 #endif
 
-#define DW_ABI_VERSION 2
+#define DW_ABI_VERSION 3
 
 #if defined(__GNUC__)
 #define DW_API __attribute__((visibility("default")))
@@ -76,7 +76,7 @@ typedef struct {
     int32_t encode_batch;   /* utterances that the encoder takes at once, <= 32; memory grows
                                with it; dw_encode_batch takes any number, in groups */
     int32_t chunk_tokens;   /* at most so many tokens between two looks at should_stop, 1 .. 32;
-                               fewer where they take longer than about 5 ms */
+                               fewer where they take longer than about 8 ms */
     int32_t timeout_ms;     /* the longest wait for the GPU before DW_TIMED_OUT */
     int32_t eot;            /* end token */
     int32_t no_speech;      /* token whose probability after the start token is reported, or -1 */
@@ -85,6 +85,8 @@ typedef struct {
     int32_t num_suppress_first; /* tokens not chosen as the first, in addition */
     const int32_t *suppress_first;
     int32_t only_portable; /* 1: nothing that an Orin's GPU does not have, for tests and comparisons */
+    int32_t multiprocessors; /* 0: all. Else, with only_portable, dw_decode's single tokens are made by at
+                                most so many, each with an Orin's shared memory: how a small GPU would do */
 } dw_options;
 
 typedef struct dw_engine dw_engine;
@@ -95,7 +97,7 @@ typedef struct dw_sequence dw_sequence; /* self-attention keys and values of som
 
 DW_API int32_t dw_abi_version(void);
 
-/* JSON: {"abi": 1, "kind": "cuda" | "reference", "architectures": ["sm_87"], "cuda": "13.0"} */
+/* JSON: {"abi": 3, "kind": "cuda" | "reference", "architectures": ["sm_87"], "cuda": "13.0"} */
 DW_API const char *dw_build_info(void);
 
 /* What went wrong in this thread's last failing call; "" if nothing ever did. For CUDA errors it

@@ -16,7 +16,7 @@ from typing import Any
 from duplex_asr.asr.engine import ModelDimensions
 from duplex_asr.errors import EngineError, GpuLostError, OutOfBlocksError
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 LIBRARY_NAME = "libduplex_whisper.so"
 HOW_TO_BUILD = (
     "build it with `build_scripts/build_cuda_engine.sh --arch sm_NN --output engines/cuda/build`, "
@@ -73,6 +73,7 @@ class Options(Structure):
         ("num_suppress_first", c_int32),
         ("suppress_first", POINTER(c_int32)),
         ("only_portable", c_int32),
+        ("multiprocessors", c_int32),
     ]
 
 

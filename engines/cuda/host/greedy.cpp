@@ -13,7 +13,7 @@ constexpr int kMaxPatternTokens = 16;
 constexpr int kMinRepeatedTokens = 24;
 constexpr int kMinRepeats = 4;
 // Tokens without the host in between are fast, but whoever wants to stop waits for them.
-constexpr double kLookMs = 5;
+constexpr double kLookMs = 8;
 
 using Clock = std::chrono::steady_clock;
 double ms_since(Clock::time_point start) {

@@ -197,6 +197,10 @@ void check_options(const dw_dimensions &dims, const dw_options &options) {
         fail(status, "block_tokens is %d: this engine takes 8, 16, 32 or 64", block);
     }
     check_range("pool_tokens", options.pool_tokens, block, 1 << 20, status);
+    check_range("multiprocessors", options.multiprocessors, 0, 1024, status);
+    if (options.multiprocessors > 0 && !options.only_portable) {
+        fail(status, "multiprocessors is %d without only_portable: set both", options.multiprocessors);
+    }
     check_range("max_audios", options.max_audios, 1, 1024, status);
     check_range("max_batch", options.max_batch, 1, 256, status);
     check_range("encode_batch", options.encode_batch, 1, 32, status);

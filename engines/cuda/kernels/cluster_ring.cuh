@@ -3,6 +3,8 @@
 // in the same order, so that neither has to tell the other where a chunk is.
 #pragma once
 
+#include <numeric>
+
 #include "cluster_fold.cuh"
 #include "cluster_logits.cuh"
 
@@ -111,8 +113,7 @@ template <int kHeads> struct ClusterRing {
         const char *from = static_cast<const char *>(r.embedding.data) + int64_t{kept.first} * kWidth * 2;
 #pragma unroll 1
         for (int i = lane(); i < kept.num * kPieces; i += 32) {
-            copy_passing(base + keeping_place(i / kPieces, i % kPieces, kWidth * 2), from + i * 16,
-                         policy_.passing);
+            copy_passing(base + keeping_place(i / kPieces, i % kPieces, kWidth * 2), from + i * 16);
         }
         end_copies(kQkvRows);
         asm volatile("cp.async.wait_all;" ::: "memory");
@@ -125,7 +126,6 @@ template <int kHeads> struct ClusterRing {
                      : "memory");
     }
     __device__ static int lane() { return threadIdx.x % 32; }
-    const L2Policy policy_;
 
     // Whether the workers have used chunk `number`; false if they have stopped.
     __device__ bool await_use(uint32_t number) const {
@@ -141,65 +141,89 @@ template <int kHeads> struct ClusterRing {
         }
     }
 
-    __device__ void copy_bytes(char *to, const void *from, int bytes) const {
+    // Neighbouring bytes.
+    __device__ static void copy_bytes(char *to, const void *from, int bytes) {
+        constexpr int kAtOnce = 8 * 512;
+        const char *own = static_cast<const char *>(from) + lane() * 16;
+        to += lane() * 16;
 #pragma unroll 1
-        for (int at0 = 0; at0 < bytes; at0 += 2048) {
+        for (; bytes >= kAtOnce; bytes -= kAtOnce, to += kAtOnce, own += kAtOnce) {
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const int at = at0 + i * 512 + lane() * 16;
-                if (at < bytes) {
-                    copy_passing(to + at, static_cast<const char *>(from) + at, policy_.passing);
-                }
+            for (int at = 0; at < kAtOnce; at += 512) {
+                copy_passing(to + at, own + at);
+            }
+        }
+#pragma unroll
+        for (int at = 0; at < kAtOnce; at += 512) {
+            if (at + lane() * 16 < bytes) {
+                copy_passing(to + at, own + at);
             }
         }
     }
-    // `num` rows of kColumns halves, `stride` bytes apart, to rows `padded` bytes apart.
-    template <int kColumns>
-    __device__ void copy_rows(char *to, int padded, const void *from, int64_t stride, int num) const {
-        constexpr int kPieces = kColumns * 2 / 16;
-#pragma unroll 1
-        for (int first = lane(); first < num * kPieces; first += 128) {
+    // kRows rows of kBytes, kFrom bytes apart, to rows kTo bytes apart. With constants, 512 bytes take
+    // little more than the one instruction that copies them: one warp has to feed all the others.
+    template <int kRows, int kBytes, int kTo, int kFrom>
+    __device__ void copy_rows(char *to, const char *from) const {
+        // Rows and copies after which every lane is at the same columns again, and such turns at a time.
+        constexpr int kPieces = kBytes / 16, kTurnRows = 32 / std::gcd(kPieces, 32);
+        constexpr int kTurnCopies = kPieces * kTurnRows / 32;
+        constexpr int kTurns = kRows / kTurnRows % 4 == 0 ? 4 : 1;
+        static_assert(kRows % (kTurnRows * kTurns) == 0);
+        char *to_at[kTurnCopies];
+        const char *from_at[kTurnCopies];
 #pragma unroll
-            for (int j = 0; j < 4; j++) {
-                const int i = first + j * 32, row = i / kPieces, piece = i % kPieces;
-                if (row < num) {
-                    copy_passing(to + row * padded + piece * 16,
-                                 static_cast<const char *>(from) + row * stride + piece * 16,
-                                 policy_.passing);
+        for (int i = 0; i < kTurnCopies; i++) {
+            // Where a row is as long as whole copies, lanes differ by their piece alone.
+            const int index = i * 32 + lane(), row = kTurnRows == 1 ? 0 : index / kPieces;
+            to_at[i] = to + row * kTo + (index - row * kPieces) * 16;
+            from_at[i] = from + row * kFrom + (index - row * kPieces) * 16;
+        }
+#pragma unroll 1
+        for (int row = 0; row < kRows; row += kTurnRows * kTurns) {
+#pragma unroll
+            for (int turn = 0; turn < kTurns; turn++) {
+#pragma unroll
+                for (int i = 0; i < kTurnCopies; i++) {
+                    copy_passing(to_at[i] + turn * kTurnRows * kTo, from_at[i] + turn * kTurnRows * kFrom);
                 }
+            }
+#pragma unroll
+            for (int i = 0; i < kTurnCopies; i++) {
+                to_at[i] += kTurns * kTurnRows * kTo;
+                from_at[i] += kTurns * kTurnRows * kFrom;
             }
         }
     }
-    // The rows that follow the layer's norm `kind`, in groups of neighbours; then the norm.
-    __device__ void copy_normed(char *to, const Matrix &matrix, int layer, int kind) const {
+    // The rows that follow the layer's norm `kKind`, in groups of neighbours; then the norm.
+    template <int kKind> __device__ void copy_normed(char *to, const Matrix &matrix, int layer) const {
         using Row = NormedRow<kHeads>;
         using Folded = FoldedNorms<kHeads>;
-        const int num = Row::num(kind), group = kind == 0 ? kPartHead : num;
+        constexpr int kNum = Row::num(kKind), kGroup = kKind == 0 ? kPartHead : kNum, kBytes = kWidth * 2;
         const char *data = static_cast<const char *>(matrix.data);
 #pragma unroll 1
-        for (int row = 0; row < num; row += group) {
-            const int64_t from = Row::index(kind, head, rank, row);
-            copy_rows<kWidth>(to + row * kRow, kRow, data + from * kWidth * 2, kWidth * 2, group);
+        for (int row = 0; row < kNum; row += kGroup) {
+            const int64_t from = Row::index(kKind, head, rank, row);
+            copy_rows<kGroup, kBytes, kRow, kBytes>(to + row * kRow, data + from * kBytes);
         }
-        to += num * kRow;
-        copy_bytes(to, r.folded + Folded::weights_at(layer, kind), kWidth * 4);
-        copy_bytes(to + kWidth * 4, r.folded + Folded::rows_at(layer, kind, head, rank),
-                   Folded::row_floats(kind) * 4);
+        to += kNum * kRow;
+        copy_bytes(to, r.folded + Folded::weights_at(layer, kKind), kWidth * 4);
+        copy_bytes(to + kWidth * 4, r.folded + Folded::rows_at(layer, kKind, head, rank),
+                   Folded::row_floats(kKind) * 4);
     }
-    // This block's rows of an output projection [width, in], kColumns of each, from the head's first.
-    template <int kColumns>
-    __device__ void copy_out(char *to, int padded, const Matrix &matrix, int in) const {
+    // This block's rows of an output projection [width, kIn], kColumns of each, from the head's first.
+    template <int kColumns, int kIn, int kTo>
+    __device__ void copy_out(char *to, const Matrix &matrix) const {
         const char *data = static_cast<const char *>(matrix.data);
         const int64_t row = rank * kSlice;
-        copy_rows<kColumns>(to, padded, data + (row * in + head * kColumns) * 2, in * 2, kSlice);
-        copy_bytes(to + kSlice * padded, matrix.bias + row, kSlice * 4);
+        copy_rows<kSlice, kColumns * 2, kTo, kIn * 2>(to, data + (row * kIn + head * kColumns) * 2);
+        copy_bytes(to + kSlice * kTo, matrix.bias + row, kSlice * 4);
     }
 
     __device__ void copy(int chunk, const LayerWeights &w, int layer, char *to) const {
         switch (chunk) {
-        case kQkvRows: copy_normed(to, w.qkv, layer, 0); break;
-        case kOutRows: copy_out<kHead>(to, kHead * 2, w.out, kWidth); break;
-        case kQueryRows: copy_normed(to, w.cross_query, layer, 1); break;
+        case kQkvRows: copy_normed<0>(to, w.qkv, layer); break;
+        case kOutRows: copy_out<kHead, kWidth, kHead * 2>(to, w.out); break;
+        case kQueryRows: copy_normed<1>(to, w.cross_query, layer); break;
         case kAudioKeys: {
             const __half *keys =
                 r.audio + ((2ll * layer * kHeads + head) * r.num_keys + key_first) * kHead;
@@ -208,10 +232,10 @@ template <int kHeads> struct ClusterRing {
             copy_bytes(to + bytes, keys + int64_t{kHeads} * r.num_keys * kHead, bytes);
             break;
         }
-        case kCrossOutRows: copy_out<kHead>(to, kHead * 2, w.cross_out, kWidth); break;
-        case kMlpInRows: copy_normed(to, w.mlp_in, layer, 2); break;
+        case kCrossOutRows: copy_out<kHead, kWidth, kHead * 2>(to, w.cross_out); break;
+        case kMlpInRows: copy_normed<2>(to, w.mlp_in, layer); break;
         default:
-            copy_out<kHiddenPerHead>(to, padded_row(kHiddenPerHead), w.mlp_out, 4 * kWidth);
+            copy_out<kHiddenPerHead, 4 * kWidth, padded_row(kHiddenPerHead)>(to, w.mlp_out);
             break;
         }
     }

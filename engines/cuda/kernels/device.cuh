@@ -22,11 +22,14 @@ __device__ inline void copy_async(void *shared, const void *global, bool is_insi
                  "l"(global), "r"(is_inside ? 16 : 0)
                  : "memory");
 }
-// The same with a word of how long the L2 cache shall hold them: L2Policy.
-__device__ inline void copy_passing(void *shared, const void *global, uint64_t policy) {
-    const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(to), "l"(global),
-                 "l"(policy)
+// The same for what is read once a token: the L2 cache shall rather keep other things. The policy is made
+// here because it is then a constant of the instruction, not a register that has to be moved each time.
+__device__ inline void copy_passing(void *shared, const void *global) {
+    asm volatile("{\n\t.reg .b64 passing;\n\t"
+                 "createpolicy.fractional.L2::evict_first.b64 passing, 1.0;\n\t"
+                 "cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, passing;\n\t}" ::"r"(
+                     shared_address(shared)),
+                 "l"(global)
                  : "memory");
 }
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }

@@ -224,6 +224,10 @@ void TokenKernel::choose_grid(int device) {
     int processors, room;
     DW_CUDA(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
     DW_CUDA(cudaDeviceGetAttribute(&room, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    if (options_.multiprocessors > 0) {
+        processors = std::min(processors, options_.multiprocessors);
+        room = std::min(room, kOrinBlockShared);
+    }
     const int heads = dims_.n_text_head;
     processors = std::min(processors, kMaxAdditions); // each adds once to the MLP's sums
     if (processors >= heads) {

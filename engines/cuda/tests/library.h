@@ -64,6 +64,7 @@ struct RandomModel {
     int max_audios = 4, max_batch = 8, encode_batch = 2, pool_tokens = 1024, block_tokens = 16;
     bool never_ends = false; // the end token is suppressed, so that all tokens are made
     bool only_portable = false;
+    int multiprocessors = 0; // 0: all
 
     dw_options options() const {
         static int32_t suppress[4] = {1, 5, 9, 0};
@@ -78,7 +79,7 @@ struct RandomModel {
         suppress[3] = never_ends ? 4 : 1;
         o.suppress = suppress, o.num_suppress = 4;
         o.suppress_first = first, o.num_suppress_first = 2;
-        o.only_portable = only_portable;
+        o.only_portable = only_portable, o.multiprocessors = multiprocessors;
         return o;
     }
 
@@ -157,6 +158,14 @@ inline RandomModel whisper(const char *name, int width, int audio_layers, int te
 inline RandomModel portable(RandomModel model) {
     model.only_portable = true;
     model.name += " portable";
+    return model;
+}
+
+// As many multiprocessors as an Orin Nano has, each with as much shared memory.
+inline RandomModel on_eight(RandomModel model) {
+    model = portable(model);
+    model.multiprocessors = 8;
+    model.name += " on 8";
     return model;
 }
 

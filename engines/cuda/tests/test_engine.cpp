@@ -376,8 +376,11 @@ int main(int count, char **arguments) {
         leaks(library, in_clusters[0], (std::atoi(arguments[3]) + 3) / 4);
     } else if (what == "time") {
         const int repeats = count > 3 ? std::atoi(arguments[3]) : 50;
-        for (RandomModel model : {base, portable(base), in_type(base, DW_INT8, DW_INT8), small_en,
-                                  portable(small_en), tiny, turbo}) {
+        const RandomModel base_int8 = in_type(base, DW_INT8, DW_INT8),
+                          base_int4 = in_type(base, DW_INT4, DW_INT8);
+        for (RandomModel model :
+             {base, portable(base), base_int8, base_int4, small_en, portable(small_en), tiny, turbo,
+              on_eight(base), on_eight(base_int8), on_eight(base_int4), on_eight(small_en)}) {
             if (count > 4 && model.name != arguments[4]) {
                 continue;
             }
