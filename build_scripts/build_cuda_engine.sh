@@ -34,7 +34,7 @@ Environment, with the value of this run:
 Exit codes:
   0   done                                11  the CUDA toolkit is too old
   2   wrong option                        30  a file does not compile
-  10  nvcc or the C++ compiler is missing 33  a kernel spills registers or exceeds Orin's limits
+  10  nvcc or the C++ compiler is missing 33  a kernel does not fit an Orin's multiprocessor
 END
 }
 
@@ -210,11 +210,13 @@ compile_failed() {
 
 # Registers, shared memory and spills of each kernel. An Orin's multiprocessor has 65536 registers
 # and 163 KB of shared memory for one block; what a kernel asks for at its start is not in ptxas'
-# list, static_asserts in the sources hold it below the same limit.
+# list, static_asserts in the sources hold it below the same limit. Another nvcc than the one of the tests
+# may spill a register or two, which costs nothing; many would.
+MOST_SPILLS=128 # bytes a thread, written and read
 list_kernels() {
     local status=0
     cat "$WORK"/kernels-*.log | if command -v c++filt >/dev/null; then c++filt; else cat; fi |
-        awk '
+        awk -v most_spills="$MOST_SPILLS" '
         /Compiling entry function/ {
             name = $0; sub(/.*entry function .(void )?/, "", name); arch = name
             sub(/.*. for ./, "", arch); sub(/.$/, "", arch); sub(/. for .*/, "", name)
@@ -229,11 +231,11 @@ list_kernels() {
                 printf "%-6s %9s %13s %7s %7s  %s\n", "arch", "registers", "static shared",
                     "stack", "spills", "kernel"
             printf "%-6s %9d %13d %7d %7d  %s\n", arch, registers, shared, stack, spills, name
-            if (spills > 0 || shared > 49152) bad++
+            if (spills > most_spills || shared > 49152) bad++
         }
         END { exit bad > 0 }' || status=$?
-    ((status == 0)) || fail "$EXIT_NO_OUTPUT" "a kernel spills registers or takes more shared memory \
-than a block of an Orin has: the table above says which."
+    ((status == 0)) || fail "$EXIT_NO_OUTPUT" "a kernel spills more than $MOST_SPILLS bytes or takes more shared \
+memory than a block of an Orin has: the table above says which."
 }
 
 main "$@"

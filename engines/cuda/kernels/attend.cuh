@@ -13,24 +13,26 @@ struct Mixed {
 };
 
 // Keys and values that a group of eight lanes looks at next.
-struct KeyPair {
-    uint4 keys[2], values[2];
+template <int kKeys> struct KeySet {
+    uint4 keys[kKeys], values[kKeys];
 };
+using KeyPair = KeySet<2>;
 
 // Lanes 8i .. 8i+7 of a warp read the 128 bytes of one key: a warp looks at four keys at once, and
 // the warps share keys 0 .. num_keys - 1. at(key, k, v) reads 16 bytes of a key and of its value.
-// Two keys a group are in flight; first_keys() starts with those, before the query is known.
-template <int kWarps, class At>
-__device__ inline KeyPair load_keys(int key0, int num_keys, At at) {
-    KeyPair pair;
+// kKeys a group are in flight; first_keys() starts with those, before the query is known.
+template <int kWarps, int kKeys, class At>
+__device__ inline KeySet<kKeys> load_keys(int key0, int num_keys, At at) {
+    KeySet<kKeys> set;
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
-        at(min(key0 + i * kWarps * 4, num_keys - 1), pair.keys[i], pair.values[i]);
+    for (int i = 0; i < kKeys; i++) {
+        at(min(key0 + i * kWarps * 4, num_keys - 1), set.keys[i], set.values[i]);
     }
-    return pair;
+    return set;
 }
-template <int kWarps, class At> __device__ inline KeyPair first_keys(int num_keys, At at) {
-    return num_keys > 0 ? load_keys<kWarps>(threadIdx.x / 8, num_keys, at) : KeyPair{};
+template <int kWarps, int kKeys = 2, class At>
+__device__ inline KeySet<kKeys> first_keys(int num_keys, At at) {
+    return num_keys > 0 ? load_keys<kWarps, kKeys>(threadIdx.x / 8, num_keys, at) : KeySet<kKeys>{};
 }
 
 // Sums over eight lanes of several values at once: one after the other, each of them would wait for three
@@ -67,53 +69,58 @@ template <int kNum> __device__ inline float weigh_scores(float (&scores)[kNum]) 
 __device__ inline Mixed nothing_mixed() { return {-1e30f, 0.0f, {}}; }
 
 // query: 8 channels of this lane, times 1/8. mixed: what was summed before.
-template <int kWarps, class At>
-__device__ inline Mixed attend_keys(const float (&query)[8], int num_keys, KeyPair pair, At at,
+template <int kWarps, int kKeys, class At>
+__device__ inline Mixed attend_keys(const float (&query)[8], int num_keys, KeySet<kKeys> set, At at,
                                     Mixed mixed = nothing_mixed()) {
     const int first = threadIdx.x / 8; // which group of lanes this is in the block
 #pragma unroll 1
-    for (int key0 = first; key0 - first < num_keys; key0 += kWarps * 8) {
-        float scores[2] = {};
+    for (int key0 = first; key0 - first < num_keys; key0 += kWarps * 4 * kKeys) {
+        float scores[kKeys] = {};
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
+        for (int i = 0; i < kKeys; i++) {
             float k[8];
-            unpack_halves(k, pair.keys[i]);
+            unpack_halves(k, set.keys[i]);
 #pragma unroll
             for (int c = 0; c < 8; c++) {
                 scores[i] += query[c] * k[c];
             }
         }
+        sum_eight_lanes(scores);
+        float high = mixed.largest;
 #pragma unroll
-        for (int distance = 4; distance > 0; distance /= 2) {
-            scores[0] += __shfl_xor_sync(0xffffffff, scores[0], distance);
-            scores[1] += __shfl_xor_sync(0xffffffff, scores[1], distance);
+        for (int i = 0; i < kKeys; i++) {
+            scores[i] = key0 + i * kWarps * 4 < num_keys ? scores[i] : -1e30f;
+            high = fmaxf(high, scores[i]);
         }
-        scores[0] = key0 < num_keys ? scores[0] : -1e30f;
-        scores[1] = key0 + kWarps * 4 < num_keys ? scores[1] : -1e30f;
-        const float high = fmaxf(mixed.largest, fmaxf(scores[0], scores[1]));
         const float shrink = __expf(mixed.largest - high);
-        // Where no key is left yet, `high` is still the start value: such weights are 0 as well.
-        const float first_weight = scores[0] > -1e29f ? __expf(scores[0] - high) : 0.0f;
-        const float second_weight = scores[1] > -1e29f ? __expf(scores[1] - high) : 0.0f;
-        float v[8], u[8];
-        unpack_halves(v, pair.values[0]);
-        unpack_halves(u, pair.values[1]);
         mixed.largest = high;
-        mixed.total = mixed.total * shrink + first_weight + second_weight;
+        mixed.total *= shrink;
 #pragma unroll
         for (int c = 0; c < 8; c++) {
-            mixed.sums[c] = mixed.sums[c] * shrink + first_weight * v[c] + second_weight * u[c];
+            mixed.sums[c] *= shrink;
         }
-        if (key0 - first + kWarps * 8 < num_keys) {
-            pair = load_keys<kWarps>(key0 + kWarps * 8, num_keys, at);
+#pragma unroll
+        for (int i = 0; i < kKeys; i++) {
+            // Where no key is left yet, `high` is still the start value: such weights are 0 as well.
+            const float weight = scores[i] > -1e29f ? __expf(scores[i] - high) : 0.0f;
+            float v[8];
+            unpack_halves(v, set.values[i]);
+            mixed.total += weight;
+#pragma unroll
+            for (int c = 0; c < 8; c++) {
+                mixed.sums[c] += weight * v[c];
+            }
+        }
+        if (key0 - first + kWarps * 4 * kKeys < num_keys) {
+            set = load_keys<kWarps, kKeys>(key0 + kWarps * 4 * kKeys, num_keys, at);
         }
     }
     return mixed;
 }
-template <int kWarps, class At>
+template <int kWarps, int kKeys = 2, class At>
 __device__ inline Mixed attend_keys(const float (&query)[8], int num_keys, At at,
                                     Mixed mixed = nothing_mixed()) {
-    return attend_keys<kWarps>(query, num_keys, first_keys<kWarps>(num_keys, at), at, mixed);
+    return attend_keys<kWarps>(query, num_keys, first_keys<kWarps, kKeys>(num_keys, at), at, mixed);
 }
 
 __device__ inline void merge(Mixed &a, float largest, float total, const float (&sums)[8]) {

@@ -180,19 +180,12 @@ template <int kWidth> __device__ inline float2 merge_moments(const float2 (&warp
 
 // A vector is column 0 of the right matrix in halves, the larger parts, and column 1 what those leave
 // out; the other six columns repeat them. The results' even and odd columns are added.
-__device__ inline bool has_rest() { return threadIdx.x & 4; } // of which a lane gives the tensor cores
+
 // Two neighbouring columns of the vector, of the two parts the one that this lane gives.
 __device__ inline uint32_t split_two(float x, float y) {
     const __half2 larger = __floats2half2_rn(x, y);
     const float2 back = __half22float2(larger);
     return has_rest() ? pack_halves(x - back.x, y - back.y) : *reinterpret_cast<const uint32_t *>(&larger);
-}
-
-// One column of such a vector of kColumns in shared memory: all larger parts, then all the rest.
-template <int kColumns> __device__ inline void put_halves(__half *vector, int column, float value) {
-    const __half larger = __float2half_rn(value);
-    vector[column] = larger;
-    vector[kColumns + column] = __float2half_rn(value - __half2float(larger));
 }
 
 __device__ inline uint32_t word_at(const char *from) { return *reinterpret_cast<const uint32_t *>(from); }

@@ -45,7 +45,7 @@ template <int kHeads>
 __device__ inline void run_steps(const TokenRun &r, ClusterShared<kHeads> &s,
                                  ClusterRing<kHeads> &ring, int head, int rank) {
     ClusterPhases<kHeads> phases(r, s, ring, head, rank);
-    int token = r.inputs[0], num_new = 0;
+    int token = r.inputs[0];
     if (head >= kHeads) {
         ring.wait(kQkvRows); // the only thing that is copied here: see copy_kept()
     }
@@ -59,11 +59,11 @@ __device__ inline void run_steps(const TokenRun &r, ClusterShared<kHeads> &s,
             phases.listen(tag + r.num_layers - 1, step);
         }
         normalise_last(s, phases.x());
-        const bool is_answer = end_step(r, s, step, num_new, tag, [&](int forbidden) {
+        const bool is_answer = end_step(r, s, step, tag, [&](int forbidden) {
             return ClusterLogits<kHeads>(r, s.normed, forbidden).run(ring.base);
         });
         token = is_answer ? s.token : r.inputs[step + 1];
-        if (is_answer && (++num_new == r.num_new || token == r.eot)) {
+        if (is_answer && (answers_after(r, step) == r.num_new || token == r.eot)) {
             break;
         }
     }

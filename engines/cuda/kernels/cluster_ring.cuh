@@ -141,25 +141,6 @@ template <int kHeads> struct ClusterRing {
         }
     }
 
-    // Neighbouring bytes.
-    __device__ static void copy_bytes(char *to, const void *from, int bytes) {
-        constexpr int kAtOnce = 8 * 512;
-        const char *own = static_cast<const char *>(from) + lane() * 16;
-        to += lane() * 16;
-#pragma unroll 1
-        for (; bytes >= kAtOnce; bytes -= kAtOnce, to += kAtOnce, own += kAtOnce) {
-#pragma unroll
-            for (int at = 0; at < kAtOnce; at += 512) {
-                copy_passing(to + at, own + at);
-            }
-        }
-#pragma unroll
-        for (int at = 0; at < kAtOnce; at += 512) {
-            if (at + lane() * 16 < bytes) {
-                copy_passing(to + at, own + at);
-            }
-        }
-    }
     // kRows rows of kBytes, kFrom bytes apart, to rows kTo bytes apart. With constants, 512 bytes take
     // little more than the one instruction that copies them: one warp has to feed all the others.
     template <int kRows, int kBytes, int kTo, int kFrom>
@@ -206,8 +187,8 @@ template <int kHeads> struct ClusterRing {
             copy_rows<kGroup, kBytes, kRow, kBytes>(to + row * kRow, data + from * kBytes);
         }
         to += kNum * kRow;
-        copy_bytes(to, r.folded + Folded::weights_at(layer, kKind), kWidth * 4);
-        copy_bytes(to + kWidth * 4, r.folded + Folded::rows_at(layer, kKind, head, rank),
+        copy_neighbours(to, r.folded + Folded::weights_at(layer, kKind), kWidth * 4);
+        copy_neighbours(to + kWidth * 4, r.folded + Folded::rows_at(layer, kKind, head, rank),
                    Folded::row_floats(kKind) * 4);
     }
     // This block's rows of an output projection [width, kIn], kColumns of each, from the head's first.
@@ -216,7 +197,7 @@ template <int kHeads> struct ClusterRing {
         const char *data = static_cast<const char *>(matrix.data);
         const int64_t row = rank * kSlice;
         copy_rows<kSlice, kColumns * 2, kTo, kIn * 2>(to, data + (row * kIn + head * kColumns) * 2);
-        copy_bytes(to + kSlice * kTo, matrix.bias + row, kSlice * 4);
+        copy_neighbours(to + kSlice * kTo, matrix.bias + row, kSlice * 4);
     }
 
     __device__ void copy(int chunk, const LayerWeights &w, int layer, char *to) const {
@@ -228,8 +209,8 @@ template <int kHeads> struct ClusterRing {
             const __half *keys =
                 r.audio + ((2ll * layer * kHeads + head) * r.num_keys + key_first) * kHead;
             const int bytes = key_num * kHead * 2;
-            copy_bytes(to, keys, bytes);
-            copy_bytes(to + bytes, keys + int64_t{kHeads} * r.num_keys * kHead, bytes);
+            copy_neighbours(to, keys, bytes);
+            copy_neighbours(to + bytes, keys + int64_t{kHeads} * r.num_keys * kHead, bytes);
             break;
         }
         case kCrossOutRows: copy_out<kHead, kWidth, kHead * 2>(to, w.cross_out); break;

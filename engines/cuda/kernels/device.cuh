@@ -32,6 +32,27 @@ __device__ inline void copy_passing(void *shared, const void *global) {
                  "l"(global)
                  : "memory");
 }
+// Neighbouring bytes by one warp, which has to feed all the others: eight copies at a time, whose
+// addresses are constants apart, so that 512 bytes take little more than the one instruction.
+__device__ inline void copy_neighbours(void *shared, const void *global, int bytes) {
+    constexpr int kAtOnce = 8 * 512;
+    const int own = threadIdx.x % 32 * 16;
+    char *to = static_cast<char *>(shared) + own;
+    const char *from = static_cast<const char *>(global) + own;
+#pragma unroll 1
+    for (; bytes >= kAtOnce; bytes -= kAtOnce, to += kAtOnce, from += kAtOnce) {
+#pragma unroll
+        for (int at = 0; at < kAtOnce; at += 512) {
+            copy_passing(to + at, from + at);
+        }
+    }
+#pragma unroll
+    for (int at = 0; at < kAtOnce; at += 512) {
+        if (at + own < bytes) {
+            copy_passing(to + at, from + at);
+        }
+    }
+}
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int kPending> __device__ inline void wait_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
@@ -68,6 +89,13 @@ __device__ inline uint32_t pack_halves(float low, float high) {
 // Where piece `piece` of row `row` lies in a tile of rows of 64 halves, in halves: the eight 16-byte
 // pieces of a row are permuted by the row number, so that eight rows are in different banks.
 __device__ inline int swizzled(int row, int piece) { return row * 64 + ((piece ^ (row & 7)) << 3); }
+
+// threadIdx.x, asked for again: what follows from it is not kept in registers for as long as a kernel runs.
+__device__ inline int thread_again() {
+    int number;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(number));
+    return number;
+}
 
 // ---- loads ------------------------------------------------------------------------------------------
 

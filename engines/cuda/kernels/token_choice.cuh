@@ -48,50 +48,6 @@ __device__ inline LogitPart warp_merge_logits(LogitPart part) {
     return part;
 }
 
-// This block's part of the vocabulary: four rows a warp at a time; in each group of eight lanes a part.
-// s.normed holds the last layer norm in planes for kType. Bytes: 2 n_vocab width in fp16.
-template <dw_type kType>
-__device__ inline LogitPart make_logits(const TokenRun &r, const TokenShared &s, int forbidden) {
-    constexpr int kColumns = Packed<kType>::kColumns;
-    const int pieces = r.width / kColumns, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const char *data = static_cast<const char *>(r.embedding.data);
-    LogitPart part = empty_logits();
-    const int step = static_cast<int>(gridDim.x) * kTokenWarps * 4;
-#pragma unroll 1
-    for (int row0 = (static_cast<int>(blockIdx.x) * kTokenWarps + warp) * 4; row0 < r.n_vocab;
-         row0 += step) {
-        const int own = row0 + lane / 8;
-        const int mask = own < r.n_vocab ? r.mask[own] : 3;
-        float sums[4] = {};
-#pragma unroll(kType == DW_FP16 ? kFarAhead : 1)
-        for (int piece = lane; piece < pieces; piece += 32) {
-            uint4 weights[4];
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const int64_t row = min(row0 + i, r.n_vocab - 1);
-                weights[i] = load_weights(data + (row * pieces + piece) * 16);
-            }
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                float sum = multiply_piece<kType>(weights[i], s.normed, pieces, piece);
-                if constexpr (kType == DW_INT4) {
-                    sum *= scale_at<kType>(r.embedding, min(row0 + i, r.n_vocab - 1), r.width,
-                                           piece * kColumns);
-                }
-                sums[i] += sum;
-            }
-        }
-        float logit = sum_four(sums);
-        if (own < r.n_vocab) {
-            if constexpr (kType == DW_INT8) {
-                logit *= scale_at<kType>(r.embedding, own, r.width, 0);
-            }
-            merge_logits(part, part_of_one(own, logit, !(mask & forbidden), r.no_speech));
-        }
-    }
-    return part;
-}
-
 // By one thread: a block's best logit in one word: its bits, 14 bits of the step's tag and 18 of the
 // token. That is all that the next token waits for. Steps take turns with two sets of words: a block
 // without a head sends nothing within a step, so that a word may be written again only after its next
@@ -179,16 +135,19 @@ __device__ inline LogitPart await_choice(const TokenRun &r, int step, uint32_t t
     return warp_merge_logits(part);
 }
 
+// How many answers there are after step `step`: the last input gives the first.
+__device__ inline int answers_after(const TokenRun &r, int step) { return step - r.num_inputs + 2; }
+
 // By a warp of one block: what the host wants to know of the step.
-__device__ inline void report(const TokenRun &r, int step, bool is_answer, int num_new,
-                              const LogitPart &all) {
+__device__ inline void report(const TokenRun &r, int step, const LogitPart &all) {
     if (threadIdx.x % 32 == 0 && step == r.sot_index) {
         r.answers->no_speech_prob = __expf(all.no_speech - all.high) / all.whole_sum;
     }
-    if (threadIdx.x % 32 == 0 && is_answer) {
-        r.answers->tokens[num_new] = min(all.token, r.n_vocab - 1);
-        r.answers->logprobs[num_new] = -logf(all.allowed_sum);
-        r.answers->num = num_new + 1;
+    const int num = answers_after(r, step);
+    if (threadIdx.x % 32 == 0 && num > 0) {
+        r.answers->tokens[num - 1] = min(all.token, r.n_vocab - 1);
+        r.answers->logprobs[num - 1] = -logf(all.allowed_sum);
+        r.answers->num = num;
     }
 }
 
@@ -198,11 +157,10 @@ __device__ inline void report(const TokenRun &r, int step, bool is_answer, int n
 //
 // One warp sends the choice, the next the sums, on which no token depends; the last one awaits.
 template <class Shared, class Make>
-__device__ inline bool end_step(const TokenRun &r, Shared &s, int step, int num_new, uint32_t tag,
-                                Make make) {
+__device__ inline bool end_step(const TokenRun &r, Shared &s, int step, uint32_t tag, Make make) {
     static_assert(kTokenWarps == 8); // four parts of each are one of each lane
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const bool is_answer = step >= r.num_inputs - 1, is_wanted = is_answer || step == r.sot_index;
+    const bool is_answer = answers_after(r, step) > 0, is_wanted = is_answer || step == r.sot_index;
     if (threadIdx.x == 0) {
         fence(); // keys, values and the like go before this block's choice
     }
@@ -226,7 +184,7 @@ __device__ inline bool end_step(const TokenRun &r, Shared &s, int step, int num_
             send_sums(r, part, tag);
         }
         if (blockIdx.x == 0) {
-            report(r, step, is_answer, num_new, await_choice(r, step, tag));
+            report(r, step, await_choice(r, step, tag));
         }
     } else if (warp == kTokenWarps - 1) {
         const int chosen = await_token(r, step, tag);

@@ -23,7 +23,7 @@
 #include <algorithm>
 
 #include "check.h"
-#include "token_choice.cuh"
+#include "token_logits.cuh"
 #include "token_phases.cuh"
 
 namespace dw {
@@ -31,13 +31,13 @@ namespace {
 
 __device__ inline void clear_sums(uint64_t *sums, int num) {
 #pragma unroll 1
-    for (int i = blockIdx.x * kTokenThreads + threadIdx.x; i < num; i += gridDim.x * kTokenThreads) {
+    for (int i = blockIdx.x * kTokenThreads + thread_again(); i < num; i += gridDim.x * kTokenThreads) {
         sums[sum_at(i)] = 0;
     }
 }
 
-// The block's items: (head, part) number blockIdx.x, and every gridDim.x after. Returns how many.
-__device__ inline int list_items(const TokenRun &r, TokenShared &s) {
+// The block's items: (head, part) number blockIdx.x, and every gridDim.x after.
+__device__ inline void list_items(const TokenRun &r, TokenShared &s) {
     const int num = (r.heads * r.parts - static_cast<int>(blockIdx.x) + gridDim.x - 1) / gridDim.x;
     if (threadIdx.x < num) {
         const int number = blockIdx.x + threadIdx.x * gridDim.x, part = number / r.heads;
@@ -53,17 +53,18 @@ __device__ inline int list_items(const TokenRun &r, TokenShared &s) {
         range(r.num_keys, item.key_first, item.key_num);
         s.items[threadIdx.x] = item;
     }
-    return num;
+    if (threadIdx.x == 0) {
+        s.num_items = num;
+    }
 }
 
-// All layers for one token in s.x; the last layer norm is in s.normed afterwards, in planes of
-// 1 << log_columns_out. sums: [layers, 3, width], zero before. Uses a tag a layer.
+// All layers for one token in s.x; the last layer norm is in s.split afterwards. sums: [layers, 3, width],
+// zero before. Uses a tag a layer.
 template <dw_type kType>
 __device__ inline void run_layers(const TokenRun &r, TokenShared &s, TokenStage<kType> &stage,
-                                  int num_items, int position, uint64_t *sums, uint32_t tag,
-                                  int log_columns_out) {
+                                  int position, uint64_t *sums, uint32_t tag) {
     TokenPhases<kType> phases(r, s, stage);
-    normalise(s, r.width, kLayerColumns<kType>, nullptr, 0, nullptr, stage.layers[0].attn_norm,
+    normalise(s, r.width, nullptr, 0, nullptr, stage.layers[0].attn_norm,
               [&] { stage.await_copies(kQkv); });
 #pragma unroll 1
     for (int layer = 0; layer < r.num_layers; layer++, tag++) {
@@ -75,14 +76,14 @@ __device__ inline void run_layers(const TokenRun &r, TokenShared &s, TokenStage<
         for (int kind = 0; kind < 3; kind++, sums += sum_at(r.width)) {
             if (kind == 0) {
 #pragma unroll 1
-                for (int i = 0; i < num_items; i++) {
+                for (int i = 0; i < s.num_items; i++) {
                     phases.project_qkv(w.qkv, kv, position, s.items[i], tag);
                     workers_sync(); // all are done with the weights and s.partials
                 }
                 stage.release(kQkv);
             } else if (kind == 1) {
 #pragma unroll 1
-                for (int i = 0; i < num_items; i++) {
+                for (int i = 0; i < s.num_items; i++) {
                     phases.attend_audio(w.cross_query, layer, s.items[i], tag);
                     workers_sync();
                 }
@@ -93,7 +94,7 @@ __device__ inline void run_layers(const TokenRun &r, TokenShared &s, TokenStage<
                 stage.release(kMlp);
             }
 #pragma unroll 1
-            for (int i = 0; kind < 2 && i < num_items; i++) {
+            for (int i = 0; kind < 2 && i < s.num_items; i++) {
                 const Item &item = s.items[i];
                 if (kind == 0) {
                     phases.attend_tokens(kv, position, item.head, tag);
@@ -117,7 +118,7 @@ __device__ inline void run_layers(const TokenRun &r, TokenShared &s, TokenStage<
                               : is_end    ? r.text_norm
                                           : stage.layers[next].attn_norm;
             const float *bias = kind == 0 ? w.out.bias : kind == 1 ? w.cross_out.bias : w.mlp_out.bias;
-            normalise(s, r.width, is_end ? log_columns_out : kLayerColumns<kType>, sums,
+            normalise(s, r.width, sums,
                       kind == 2 ? static_cast<int>(gridDim.x) : r.heads, bias, norm,
                       [&] { stage.await_copies(kind == 0 ? kCross : kind == 1 ? kMlp : kQkv); });
         }
@@ -139,9 +140,11 @@ __global__ void __launch_bounds__(kLaunchThreads, 1)
     if (threadIdx.x < kMaxBlocks) {
         s.table[threadIdx.x] = r.table[threadIdx.x];
     }
-    const int num_items = list_items(r, s);
+    list_items(r, s);
     if (threadIdx.x == 0) {
         s.is_done = 0;
+        s.hidden_first = TokenStage<kType>::hidden_start(r, blockIdx.x);
+        s.hidden_num = TokenStage<kType>::hidden_start(r, blockIdx.x + 1) - s.hidden_first;
         for (int phase = 0; phase < kPhases; phase++) {
             make_barrier(&s.copied[phase], 32);
             make_barrier(&s.used[phase], kTokenThreads);
@@ -157,29 +160,21 @@ __global__ void __launch_bounds__(kLaunchThreads, 1)
     }
 
     const int num_sums = r.num_layers * 3 * r.width;
-    int token = r.inputs[0], num_new = 0;
 #pragma unroll 1
     for (int step = 0;; step++) {
-        uint64_t *sums = r.sums + sum_at(step % 2 * num_sums);
         const uint32_t tag = r.tag + step * r.num_layers;
-        load_embedding<kEmbedding>(r, s.x, token, r.position + step);
+        load_embedding<kEmbedding>(r, s.x, step < r.num_inputs ? r.inputs[step] : s.token,
+                                   r.position + step);
         clear_sums(r.sums + sum_at((step + 1) % 2 * num_sums), num_sums); // the step before used them
-        run_layers<kType>(r, s, stage, num_items, r.position + step, sums, tag,
-                          kLogColumns<kEmbedding>);
-        const bool is_answer = end_step(r, s, step, num_new, tag, [&](int forbidden) {
+        run_layers<kType>(r, s, stage, r.position + step, r.sums + sum_at(step % 2 * num_sums), tag);
+        const bool is_answer = end_step(r, s, step, tag, [&](int forbidden) {
             return make_logits<kEmbedding>(r, s, forbidden);
         });
-        if (!is_answer) {
-            token = r.inputs[step + 1];
-            continue;
-        }
-        token = s.token;
-        num_new++;
-        if (num_new == r.num_new || token == r.eot) {
-            clear_sums(sums, num_sums);
+        if (is_answer && (answers_after(r, step) == r.num_new || s.token == r.eot)) {
             break;
         }
     }
+    clear_sums(r.sums, 2 * num_sums);
     stage.end();
 }
 

@@ -2,6 +2,7 @@
 // weights and of keys and values, over all blocks.
 #pragma once
 
+#include "token_products.cuh"
 #include "token_stage.cuh"
 
 namespace dw {
@@ -19,10 +20,8 @@ template <dw_type kType> class TokenPhases {
                                 const Item &item, uint32_t tag) {
         const bool is_staged = r.stage.qkv >= 0;
         uint64_t *words = r.qkv + item.head * 3 * kHead + item.qkv_first;
-        multiply_normed<kType>(
-            s, item.qkv_num, r.width, matrix,
-            [&](int row) { return stage_.qkv_index(item, row); },
-            [&](int row, int index) { return row_at(matrix, r.stage.qkv, row, index); },
+        multiply_normed(
+            matrix, r.stage.qkv, item.qkv_num, [&](int row) { return stage_.qkv_index(item, row); },
             [&](int row, int index, float product) {
                 product += is_staged ? s.qkv_bias[item.qkv_first + row] : __ldg(matrix.bias + index);
                 send(words + row, product, tag);
@@ -35,10 +34,10 @@ template <dw_type kType> class TokenPhases {
             });
     }
 
-    // Attention over the tokens so far, of one head, into s.head: 256 bytes a position and head.
+    // Attention over the tokens so far, of one head, into s.mixed: 256 bytes a position and head.
     // The token's own key and value come with the query, the others are read meanwhile.
     __device__ void attend_tokens(const PagedKv &kv, int position, int head, uint32_t tag) {
-        const int lane = threadIdx.x % 8;
+        const int lane = thread_again() % 8;
         auto at = [&](int key, uint4 &k, uint4 &v) {
             const int64_t place =
                 slot_of(s.table, key, kv.block_tokens) * r.width + head * kHead + lane * 8;
@@ -50,7 +49,7 @@ template <dw_type kType> class TokenPhases {
             const float value = receive(r.qkv + head * 3 * kHead + threadIdx.x, tag);
             const int channel = threadIdx.x % kHead;
             if (threadIdx.x < kHead) {
-                s.head[channel] = value * 0.125f;
+                s.query[channel] = value * 0.125f;
             } else if (threadIdx.x < 2 * kHead) {
                 s.key[channel] = __half2float(__float2half(value));
             } else {
@@ -82,39 +81,23 @@ template <dw_type kType> class TokenPhases {
     // The columns of one head, 1 / parts of the rows, of an output projection: 2 width^2 bytes.
     __device__ void project_out(const Matrix &matrix, int offset, uint64_t *sums,
                                 const Item &item) {
-        const int piece = threadIdx.x % kHeadPieces;
-        constexpr int kRows = kTokenThreads / kHeadPieces; // at once
-        float mixed[kColumns];
-#pragma unroll
-        for (int c = 0; c < kColumns; c++) {
-            mixed[c] = s.head[piece * kColumns + c];
-        }
+        const int lane = thread_again() % 32;
         const char *from = offset >= 0 ? stage_.base + offset
                                        : static_cast<const char *>(matrix.data) +
-                                             int64_t{item.row_first} * stage_.row_bytes +
+                                             int64_t{item.row_first} * stage_.row_bytes() +
                                              item.head * kHeadPieces * 16;
-        const int stride = offset >= 0 ? kHeadPieces * 16 : stage_.row_bytes;
-#pragma unroll 1
-        for (int row0 = 0; row0 < item.row_num; row0 += kRows) {
-            const int row = row0 + threadIdx.x / kHeadPieces;
-            const bool is_inside = row < item.row_num;
-            uint4 weights{};
-            if (is_inside) {
-                weights = *reinterpret_cast<const uint4 *>(from + int64_t{row} * stride + piece * 16);
-            }
-            float w[kColumns], sum = 0;
-            Packed<kType>::widen(w, weights);
-#pragma unroll
-            for (int c = 0; c < kColumns; c++) {
-                sum += w[c] * mixed[c];
-            }
-            sum = warp_sum<kHeadPieces>(sum);
-            if (piece == 0 && is_inside) {
-                const int index = item.row_first + row;
-                sum *= scale_at<kType>(matrix, index, r.width, item.head * kHead);
-                add_counted(sums + sum_at(index), sum);
-            }
-        }
+        const int64_t stride = offset >= 0 ? kHeadPieces * 16 : stage_.row_bytes();
+        const auto rows = rows_of<kType>(
+            matrix, item.row_num, kHeadPieces, r.width, item.head * kHead,
+            [&](int row) { return item.row_first + row; },
+            [&](int row) { return from + row * stride; }, offset >= 0);
+        multiply_tiles(rows, s.mixed, kHead, thread_again() / 32, kTokenWarps,
+                       [&](int tile, float upper, float lower) {
+                           const int row = tile * 16 + lane % 2 * 8 + lane / 4;
+                           if (lane % 4 < 2 && row < item.row_num) {
+                               add_counted(sums + sum_at(item.row_first + row), lane % 2 ? lower : upper);
+                           }
+                       });
     }
 
     // Attention over 1 / parts of the encoded audio, of one head; every part makes the head's query
@@ -122,19 +105,16 @@ template <dw_type kType> class TokenPhases {
     __device__ void attend_audio(const Matrix &query_matrix, int layer, const Item &item,
                                  uint32_t tag) {
         const bool has_query = r.stage.cross_query >= 0;
-        multiply_normed<kType>(
-            s, kHead, r.width, query_matrix,
+        multiply_normed(
+            query_matrix, r.stage.cross_query, kHead,
             [&](int row) { return item.head * kHead + row; },
-            [&](int row, int index) {
-                return row_at(query_matrix, r.stage.cross_query, row, index);
-            },
             [&](int row, int index, float product) {
                 const float bias =
                     has_query ? s.query_bias[row] : __ldg(query_matrix.bias + index);
-                s.head[row] = (product + bias) * 0.125f;
+                s.query[row] = (product + bias) * 0.125f;
             });
         workers_sync();
-        const int lane = threadIdx.x % 8;
+        const int lane = thread_again() % 8;
         float query[8];
         load_query(query);
         const bool is_staged = r.stage.cross_keys >= 0;
@@ -145,7 +125,7 @@ template <dw_type kType> class TokenPhases {
                       ((2ll * layer * r.heads + item.head) * r.num_keys + item.key_first) * kHead;
         const __half *values = keys + (is_staged ? item.key_num : r.heads * r.num_keys) * kHead;
         const Mixed mixed =
-            attend_keys<kTokenWarps>(query, item.key_num, [&](int key, uint4 &k, uint4 &v) {
+            attend_keys<kTokenWarps, 4>(query, item.key_num, [&](int key, uint4 &k, uint4 &v) {
                 k = *reinterpret_cast<const uint4 *>(keys + key * kHead + lane * 8);
                 v = *reinterpret_cast<const uint4 *>(values + key * kHead + lane * 8);
             });
@@ -161,7 +141,7 @@ template <dw_type kType> class TokenPhases {
         }
     }
 
-    // The parts of one head to its result, in s.head. Before, all warps are done with s.partials.
+    // The parts of one head to its result, in s.mixed. Before, all warps are done with s.partials.
     __device__ void merge_parts(int head, uint32_t tag) {
         constexpr int kAtOnce = 5;
         const uint64_t *words = mixed_of(head);
@@ -188,42 +168,51 @@ template <dw_type kType> class TokenPhases {
 
     // Both layers of the MLP for this block's hidden channels: 16 width^2 bytes.
     __device__ void run_mlp(const LayerWeights &w, uint64_t *sums) {
-        const int first = stage_.hidden_first, num = stage_.hidden_num, pieces = num / kColumns;
+        const int first = s.hidden_first, num = s.hidden_num, pieces = num / kColumns;
         const bool has_rows = r.stage.mlp_in >= 0, has_columns = r.stage.mlp_out >= 0;
-        multiply_normed<kType>(
-            s, num, r.width, w.mlp_in,
-            [&](int row) { return first + row; },
-            [&](int row, int index) { return row_at(w.mlp_in, r.stage.mlp_in, row, index); },
+        const bool is_long = pieces >= 8; // rows of the second matrix, as few blocks have them
+        auto *halves = reinterpret_cast<__half *>(s.hidden);
+        multiply_normed(
+            w.mlp_in, r.stage.mlp_in, num, [&](int row) { return first + row; },
             [&](int row, int index, float product) {
-                product += has_rows ? s.hidden_bias[row] : __ldg(w.mlp_in.bias + index);
-                s.hidden[plane_at(row, pieces, kLogColumns<kType>)] = gelu(product);
+                const float value =
+                    gelu(product + (has_rows ? s.hidden_bias[row] : __ldg(w.mlp_in.bias + index)));
+                if (is_long) {
+                    put_halves<kMaxHidden>(halves, row, value);
+                } else {
+                    s.hidden[row] = value;
+                }
             });
         workers_sync();
-        const char *rows = has_columns ? stage_.base + r.stage.mlp_out
+        const char *from = has_columns ? stage_.base + r.stage.mlp_out
                                        : static_cast<const char *>(w.mlp_out.data) +
                                              first / kColumns * 16;
-        const int stride = has_columns ? pieces * 16 : 4 * stage_.row_bytes;
-        auto add = [&](int row, float sum) {
-            add_counted(sums + sum_at(row), sum);
-        };
-        if (pieces >= 8) { // long rows, as few blocks have them: the lanes of a warp share a row
-            multiply_some<kType, 4>(
-                r.width, s.hidden, pieces, w.mlp_out, 4 * r.width, first, [](int row) { return row; },
-                [&](int row, int) { return rows + int64_t{row} * stride; },
-                [&](int row, int, float product) { add(row, product); });
+        const int64_t stride = has_columns ? pieces * 16 : 4 * stage_.row_bytes();
+        if (is_long) {
+            const auto rows = rows_of<kType>(
+                w.mlp_out, r.width, pieces, 4 * r.width, first, [](int row) { return row; },
+                [&](int row) { return from + row * stride; }, has_columns);
+            multiply_rows(s, rows, halves, kMaxHidden,
+                          [&](int row, int, float sum) { add_counted(sums + sum_at(row), sum); });
             return;
         }
 #pragma unroll 1
-        for (int row = threadIdx.x; row < r.width; row += kTokenThreads) {
+        for (int row = thread_again(); row < r.width; row += kTokenThreads) {
             float sum = 0;
 #pragma unroll 1
             for (int piece = 0; piece < pieces; piece++) {
-                const uint4 weights = *reinterpret_cast<const uint4 *>(
-                    rows + int64_t{row} * stride + piece * 16);
-                sum += multiply_piece<kType>(weights, s.hidden, pieces, piece) *
-                       scale_at<kType>(w.mlp_out, row, 4 * r.width, first + piece * kColumns);
+                float weights[kColumns], part = 0;
+                Packed<kType>::widen(weights,
+                                     *reinterpret_cast<const uint4 *>(from + row * stride + piece * 16));
+#pragma unroll
+                for (int c = 0; c < kColumns; c += 4) {
+                    const float4 x = four_at(s.hidden, piece * kColumns + c);
+                    part += weights[c] * x.x + weights[c + 1] * x.y + weights[c + 2] * x.z +
+                            weights[c + 3] * x.w;
+                }
+                sum += part * scale_at<kType>(w.mlp_out, row, 4 * r.width, first + piece * kColumns);
             }
-            add(row, sum);
+            add_counted(sums + sum_at(row), sum);
         }
     }
 
@@ -232,25 +221,30 @@ template <dw_type kType> class TokenPhases {
         return r.mixed + head * r.parts * kMixedFloats;
     }
     __device__ void load_query(float (&query)[8]) const {
-        const float *from = s.head + threadIdx.x % 8 * 8;
+        const float *from = s.query + thread_again() % 8 * 8;
 #pragma unroll
         for (int c = 0; c < 8; c++) {
             query[c] = from[c];
         }
     }
-    // `num` partial sums to one in s.head, for all threads.
+    // `num` partial sums to one in s.mixed, for all threads.
     __device__ void merge_head(int num) {
         if (threadIdx.x < kHead) {
             const Merged all = merge_partials(s.partials, num);
-            s.head[threadIdx.x] = all.sum / all.total;
+            put_halves<kHead>(s.mixed, threadIdx.x, all.sum / all.total);
         }
         workers_sync();
     }
-    // Row `row` of what is copied ahead at `offset`, or row `index` of the matrix itself.
-    __device__ const char *row_at(const Matrix &matrix, int offset, int row, int index) const {
-        return offset >= 0 ? stage_.base + offset + row * stage_.row_bytes
-                           : static_cast<const char *>(matrix.data) +
-                                 int64_t{index} * stage_.row_bytes;
+    // Rows of a matrix, of which row `row` is index_of(row), times the normalised x: those copied ahead at
+    // `offset`, or the matrix's own if that is negative.
+    template <class IndexOf, class Take>
+    __device__ void multiply_normed(const Matrix &matrix, int offset, int num, IndexOf index_of, Take take) {
+        const char *from = offset >= 0 ? stage_.base + offset : static_cast<const char *>(matrix.data);
+        const auto rows = rows_of<kType>(
+            matrix, num, r.width / kColumns, r.width, 0, index_of, [&](int row) {
+                return from + int64_t{offset >= 0 ? row : index_of(row)} * stage_.row_bytes();
+            }, offset >= 0);
+        multiply_rows(s, rows, s.split, kMaxTokenWidth, take);
     }
 
     const TokenRun &r;

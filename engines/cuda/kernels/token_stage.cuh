@@ -42,17 +42,15 @@ template <dw_type kType> struct TokenStage {
     TokenShared &s;
     const LayerWeights *layers; // in shared memory
     char *base;
-    const int row_bytes;
-    const int hidden_first, hidden_num; // this block's channels of the hidden layer
-    uint32_t parity = 0;                // of the layer that runs: every mbarrier turns once a layer
+    uint32_t parity = 0; // of the layer that runs: every mbarrier turns once a layer
 
     __device__ TokenStage(const TokenRun &run, TokenShared &shared, const LayerWeights *layers,
                           char *base)
-        : r(run), s(shared), layers(layers), base(base), row_bytes(run.width / kColumns * 16),
-          hidden_first(hidden_start(blockIdx.x)),
-          hidden_num(hidden_start(blockIdx.x + 1) - hidden_first) {}
+        : r(run), s(shared), layers(layers), base(base) {}
 
-    __device__ int hidden_start(int block) const {
+    __device__ int row_bytes() const { return r.width / kColumns * 16; }
+    // Where the hidden layer's channels of a block begin.
+    __device__ static int hidden_start(const TokenRun &r, int block) {
         return part_start(4 * r.width / kColumns, block, gridDim.x) * kColumns;
     }
     // Row of the matrix [3 * width, width] that is row `row` of an item.
@@ -112,13 +110,6 @@ template <dw_type kType> struct TokenStage {
     __device__ const Item &item() const { return s.items[0]; }
     __device__ static int lane() { return threadIdx.x % 32; }
 
-    __device__ static void copy_bytes(void *to, const void *from, int bytes) {
-#pragma unroll 4
-        for (int at = lane() * 16; at < bytes; at += 512) {
-            copy_async(static_cast<char *>(to) + at, static_cast<const char *>(from) + at);
-        }
-    }
-
     // What all blocks need of a layer goes only as far as the L2 cache, each line by some of them:
     // the norms, the biases of what is added to the residual stream, and the tokens so far.
     __device__ void prefetch(const LayerWeights &w, int layer, int num_tokens) const {
@@ -158,14 +149,16 @@ template <dw_type kType> struct TokenStage {
         if (r.stage.qkv >= 0) {
             const char *data = static_cast<const char *>(matrix.data);
 #pragma unroll 1
-            for (int row = 0; row < item().qkv_num; row++) {
-                copy_bytes(base + r.stage.qkv + row * row_bytes,
-                           data + int64_t{qkv_index(item(), row)} * row_bytes, row_bytes);
+            for (int row = 0, num; row < item().qkv_num; row += num) { // neighbours in the matrix
+                num = min(item().qkv_num - row, kHead - (item().qkv_first + row) % kHead);
+                copy_neighbours(base + r.stage.qkv + row * row_bytes(),
+                                data + int64_t{qkv_index(item(), row)} * row_bytes(),
+                                num * row_bytes());
             }
 #pragma unroll 1
             for (int part = 0; part < 3; part++) {
-                copy_bytes(s.qkv_bias + part * kHead,
-                           matrix.bias + part * r.width + item().head * kHead, kHead * 4);
+                copy_neighbours(s.qkv_bias + part * kHead,
+                                matrix.bias + part * r.width + item().head * kHead, kHead * 4);
             }
         }
     }
@@ -173,13 +166,17 @@ template <dw_type kType> struct TokenStage {
     // The head's columns of width / parts rows of an output projection.
     __device__ void copy_out(int offset, const Matrix &matrix) const {
         if (offset >= 0) {
+            // A copy of the warp takes so many rows; the next ones are a constant further.
+            constexpr int kRows = 32 / kHeadPieces;
+            const int own = lane() / kHeadPieces, num = item().row_num - own;
+            const int64_t apart = int64_t{kRows} * row_bytes();
             const char *from = static_cast<const char *>(matrix.data) +
-                               int64_t{item().row_first} * row_bytes +
-                               item().head * kHeadPieces * 16;
+                               int64_t{item().row_first + own} * row_bytes() +
+                               (item().head * kHeadPieces + lane() % kHeadPieces) * 16;
+            char *to = base + offset + lane() * 16;
 #pragma unroll 4
-            for (int i = lane(); i < item().row_num * kHeadPieces; i += 32) {
-                copy_async(base + offset + i * 16,
-                           from + i / kHeadPieces * row_bytes + i % kHeadPieces * 16);
+            for (int row = 0; row < num; row += kRows, from += apart, to += 512) {
+                copy_passing(to, from);
             }
         }
     }
@@ -187,11 +184,11 @@ template <dw_type kType> struct TokenStage {
     // The head's rows of the query projection; its keys and values of num_keys / parts positions.
     __device__ void copy_cross(const Matrix &query, int layer) const {
         if (r.stage.cross_query >= 0) {
-            copy_bytes(base + r.stage.cross_query,
-                       static_cast<const char *>(query.data) +
-                           int64_t{item().head} * kHead * row_bytes,
-                       kHead * row_bytes);
-            copy_bytes(s.query_bias, query.bias + item().head * kHead, kHead * 4);
+            copy_neighbours(base + r.stage.cross_query,
+                            static_cast<const char *>(query.data) +
+                                int64_t{item().head} * kHead * row_bytes(),
+                            kHead * row_bytes());
+            copy_neighbours(s.query_bias, query.bias + item().head * kHead, kHead * 4);
         }
         if (r.stage.cross_keys >= 0) {
             const __half *keys =
@@ -199,30 +196,38 @@ template <dw_type kType> struct TokenStage {
                 ((2ll * layer * r.heads + item().head) * r.num_keys + item().key_first) * kHead;
             const int bytes = item().key_num * kHead * 2;
             char *to = base + r.stage.cross_keys;
-            copy_bytes(to, keys, bytes);
-            copy_bytes(to + bytes, keys + int64_t{r.heads} * r.num_keys * kHead, bytes);
+            copy_neighbours(to, keys, bytes);
+            copy_neighbours(to + bytes, keys + int64_t{r.heads} * r.num_keys * kHead, bytes);
         }
     }
 
     // The block's rows of the MLP's first matrix and columns of its second.
     __device__ void copy_mlp(const LayerWeights &w) const {
         if (r.stage.mlp_in >= 0) {
-            copy_bytes(base + r.stage.mlp_in,
-                       static_cast<const char *>(w.mlp_in.data) + int64_t{hidden_first} * row_bytes,
-                       hidden_num * row_bytes);
-            copy_bytes(s.hidden_bias, w.mlp_in.bias + hidden_first, hidden_num * 4);
+            copy_neighbours(base + r.stage.mlp_in,
+                            static_cast<const char *>(w.mlp_in.data) +
+                                int64_t{s.hidden_first} * row_bytes(),
+                            s.hidden_num * row_bytes());
+            copy_neighbours(s.hidden_bias, w.mlp_in.bias + s.hidden_first, s.hidden_num * 4);
         }
         if (r.stage.mlp_out >= 0) {
             const char *from =
-                static_cast<const char *>(w.mlp_out.data) + hidden_first / kColumns * 16;
+                static_cast<const char *>(w.mlp_out.data) + s.hidden_first / kColumns * 16;
             char *to = base + r.stage.mlp_out;
-            const int pieces = hidden_num / kColumns;
+            const int pieces = s.hidden_num / kColumns;
+            if (pieces == 1) { // as most often where a GPU has many blocks
+#pragma unroll 4
+                for (int row = lane(); row < r.width; row += 32) {
+                    copy_passing(to + row * 16, from + row * (int64_t{4} * row_bytes()));
+                }
+                return;
+            }
 #pragma unroll 2
             for (int row = lane(); row < r.width; row += 32) {
 #pragma unroll 1
                 for (int piece = 0; piece < pieces; piece++) {
-                    copy_async(to + (row * pieces + piece) * 16,
-                               from + int64_t{row} * 4 * row_bytes + piece * 16);
+                    copy_passing(to + (row * pieces + piece) * 16,
+                                 from + row * (int64_t{4} * row_bytes()) + piece * 16);
                 }
             }
         }

@@ -345,6 +345,8 @@ int main(int count, char **arguments) {
     const RandomModel in_clusters[] = {whisper("6 heads", 384, 1, 3, 300, 80, 60, 64),
                                        whisper("8 heads", 512, 1, 3, 3001, 80, 301, 150),
                                        whisper("12 heads", 768, 1, 3, 301, 80, 700, 64)};
+    // A row of 192 columns in int4 is no whole number of 64 bytes.
+    const RandomModel odd = whisper("3 heads", 192, 1, 2, 301, 80, 60, 64);
     const RandomModel demo = whisper("demo", 192, 3, 2, 1784, 80, 1500, 64);
     const RandomModel tiny = whisper("tiny.en", 384, 4, 4, 51864);
     const RandomModel base = whisper("base.en", 512, 6, 6, 51864);
@@ -355,13 +357,20 @@ int main(int count, char **arguments) {
         const Library reference(arguments[3]);
         const std::string size = count > 4 ? arguments[4] : "small";
         compare(library, reference, small);
-        compare(library, reference, in_type(small, DW_INT8, DW_INT8));
-        compare(library, reference, in_type(small, DW_INT4, DW_INT8));
-        compare(library, reference, in_type(small, DW_INT4, DW_INT4));
+        for (const RandomModel &model : {small, odd}) {
+            for (dw_type embedding : {DW_INT8, DW_INT4}) {
+                const RandomModel packed = in_type(model, DW_INT4, embedding);
+                compare(library, reference, packed);
+                compare(library, reference, on_eight(packed));
+            }
+            compare(library, reference, in_type(model, DW_INT8, DW_INT8));
+            compare(library, reference, on_eight(in_type(model, DW_INT8, DW_INT8)));
+        }
         compare_batch(library, small);
         for (const RandomModel &model : in_clusters) {
             compare(library, reference, model);
             compare(library, reference, portable(model));
+            compare(library, reference, on_eight(model));
         }
         if (size == "real") {
             compare(library, reference, demo);
