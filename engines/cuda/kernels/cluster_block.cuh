@@ -51,10 +51,10 @@ template <int kHeads> struct alignas(128) ClusterShared {
     float out_partials[kTokenWarps][kSlice];  // the same for the MLP's second matrix
     alignas(16) float2 moments[kTokenWarps];  // of x: sums, and of squares, of each warp's columns
     float slices[kHeads][kSlice];             // what each head adds to this block's slice of x
-    uint64_t arrived[kArrivals], copied[kChunks], used[kChunks];
+    uint64_t arrived[kArrivals], copied[kChunks], used[kChunks], done; // mbarriers
     LogitPart logit_parts[kTokenWarps * 4];
     int32_t table[kMaxBlocks];
-    int32_t token, is_done;
+    int32_t token;
 };
 
 // ---- clusters -------------------------------------------------------------------------------------
@@ -85,7 +85,7 @@ __device__ inline void expect_bytes(uint64_t *arrived, int bytes) {
                  "r"(bytes)
                  : "memory");
 }
-// Whether the barrier has turned over as await() says, after a while of waiting for it. Not with
+// The same as has_turned_yet(), after a while of waiting for it. Not with
 // .acquire.cluster, which invalidates L1 each time: what arrives is in this block's own memory.
 __device__ inline uint32_t has_turned(uint64_t *barrier, uint32_t parity) {
     uint32_t is_done;

@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(kLaunchThreads, 1)
         s.last_bias[i] = r.text_norm.bias[i];
     }
     if (threadIdx.x == 0) {
-        s.is_done = 0;
+        make_barrier(&s.done, 1);
         for (int i = 0; i < kArrivals; i++) {
             make_barrier(&s.arrived[i], 1);
         }
@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kLaunchThreads, 1)
     if (threadIdx.x < kTokenThreads) {
         run_steps(r, s, ring, head, rank);
         if (threadIdx.x == 0) {
-            *static_cast<volatile int32_t *>(&s.is_done) = 1;
+            arrive(&s.done);
         }
     } else if (head < kHeads) {
         ring.copy_all();

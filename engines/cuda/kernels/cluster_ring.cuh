@@ -135,7 +135,7 @@ template <int kHeads> struct ClusterRing {
             if (__all_sync(0xffffffff, has_turned(used, parity))) {
                 return true;
             }
-            if (__any_sync(0xffffffff, *static_cast<volatile int32_t *>(&s.is_done))) {
+            if (__any_sync(0xffffffff, has_turned_yet(&s.done, 0))) {
                 return false;
             }
         }

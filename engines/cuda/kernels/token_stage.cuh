@@ -21,16 +21,19 @@ __device__ inline void arrive(uint64_t *barrier) {
                      shared_address(barrier))
                  : "memory");
 }
-// The barrier has turned over an even (parity 1) or odd (parity 0) number of times.
+// Whether the barrier has turned over an even (parity 1) or odd (parity 0) number of times.
+__device__ inline uint32_t has_turned_yet(uint64_t *barrier, uint32_t parity) {
+    uint32_t is_done;
+    asm volatile("{\n\t.reg .pred p;\n\t"
+                 "mbarrier.test_wait.parity.shared.b64 p, [%1], %2;\n\t"
+                 "selp.u32 %0, 1, 0, p;\n\t}"
+                 : "=r"(is_done)
+                 : "r"(shared_address(barrier)), "r"(parity)
+                 : "memory");
+    return is_done;
+}
 __device__ inline void await(uint64_t *barrier, uint32_t parity) {
-    uint32_t is_done = 0;
-    while (!is_done) {
-        asm volatile("{\n\t.reg .pred p;\n\t"
-                     "mbarrier.test_wait.parity.shared.b64 p, [%1], %2;\n\t"
-                     "selp.u32 %0, 1, 0, p;\n\t}"
-                     : "=r"(is_done)
-                     : "r"(shared_address(barrier)), "r"(parity)
-                     : "memory");
+    while (!has_turned_yet(barrier, parity)) {
     }
 }
 
