@@ -67,7 +67,8 @@ def test_what_is_no_library_of_this_version_is_refused(
             load_engine(cuda_engine_dir, cuda=CudaConfig(library=str(library)))
     spoken = cuda_library.ABI_VERSION
     monkeypatch.setattr(cuda_library, "ABI_VERSION", 99)
-    with pytest.raises(EngineError, match=rf"has interface {spoken} and this program speaks 99: build"):
+    message = f"has interface {spoken} and this program speaks 99: build"
+    with pytest.raises(EngineError, match=message):
         load_engine(cuda_engine_dir, cuda=CudaConfig(library=str(reference_library)))
 
 
