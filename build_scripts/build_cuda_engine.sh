@@ -234,8 +234,8 @@ list_kernels() {
             if (spills > most_spills || shared > 49152) bad++
         }
         END { exit bad > 0 }' || status=$?
-    ((status == 0)) || fail "$EXIT_NO_OUTPUT" "a kernel spills more than $MOST_SPILLS bytes or takes more shared \
-memory than a block of an Orin has: the table above says which."
+    ((status == 0)) || fail "$EXIT_NO_OUTPUT" "a kernel spills more than $MOST_SPILLS bytes or \
+takes more shared memory than a block of an Orin has: the table above says which."
 }
 
 main "$@"
