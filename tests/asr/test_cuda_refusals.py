@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from duplex_asr.asr.engines import cuda_library, load_engine
+from duplex_asr.asr.engines import cuda, cuda_library, load_engine
 from duplex_asr.asr.engines.cuda import CudaConfig, CudaEngine
 from duplex_asr.asr.manifest import describe_files
 from duplex_asr.asr.tensor_file import map_tensors, write_tensors
@@ -164,6 +164,21 @@ def test_a_folder_of_another_back_end_is_refused(
     _reseal(folder, backend="cuda")
     with pytest.raises(EngineError, match=r"has no weights\.safetensors: build .*--backend cuda"):
         load_engine(folder, cuda=CudaConfig(library=str(reference_library)))
+
+
+def test_a_small_gpu_is_imitated_by_the_portable_kernel_alone(
+    load_cuda: LoadCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_options = cuda._options
+
+    def imitating(*arguments: Any) -> cuda_library.Options:
+        options = make_options(*arguments)
+        options.multiprocessors = 8
+        return options
+
+    monkeypatch.setattr(cuda, "_options", imitating)
+    with pytest.raises(AssertionError, match="multiprocessors is 8 without only_portable"):
+        load_cuda()
 
 
 # What only a GPU does, by the status that the library would return.

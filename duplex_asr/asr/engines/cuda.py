@@ -109,7 +109,7 @@ class CudaEngine:
 
     Out of KV memory, `encode` and `decode` raise OutOfBlocksError for that one request. After
     GpuLostError nothing works any more. `should_stop` is asked after at most
-    `chunk_tokens` tokens, or about 5 ms.
+    `chunk_tokens` tokens, or about 8 ms.
     """
 
     backend = "cuda"

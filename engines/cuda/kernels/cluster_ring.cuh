@@ -148,7 +148,7 @@ template <int kHeads> struct ClusterRing {
         // Rows and copies after which every lane is at the same columns again, and such turns at a time.
         constexpr int kPieces = kBytes / 16, kTurnRows = 32 / std::gcd(kPieces, 32);
         constexpr int kTurnCopies = kPieces * kTurnRows / 32;
-        constexpr int kTurns = kRows / kTurnRows % 4 == 0 ? 4 : 1;
+        constexpr int kTurns = 4;
         static_assert(kRows % (kTurnRows * kTurns) == 0);
         char *to_at[kTurnCopies];
         const char *from_at[kTurnCopies];

@@ -22,8 +22,7 @@ __device__ inline void copy_async(void *shared, const void *global, bool is_insi
                  "l"(global), "r"(is_inside ? 16 : 0)
                  : "memory");
 }
-// The same for what is read once a token: the L2 cache shall rather keep other things. The policy is made
-// here because it is then a constant of the instruction, not a register that has to be moved each time.
+// The same for what is read once a token: the L2 cache shall rather keep other things.
 __device__ inline void copy_passing(void *shared, const void *global) {
     asm volatile("{\n\t.reg .b64 passing;\n\t"
                  "createpolicy.fractional.L2::evict_first.b64 passing, 1.0;\n\t"
