@@ -132,7 +132,7 @@ class MicrophoneSource:
                 yield self._find(now - self._heard_at)
             if stream is None:
                 stream = BlockStream(self._recorder.format, self._position, self._silent_after_ms)
-                self._clock = SampleClock(SAMPLE_RATE, early_share=0.1)
+                self._clock.begin_anew()
             self._heard_at = now
             self._clock.push(stream.position_of(block), block.captured_s)
             yield from stream.push(block)

@@ -15,8 +15,9 @@ MAX_BUCKETS = 120
 BUCKET_S = 1.0
 MAX_PPM = 500.0  # cheap crystals are within 200
 # Buffers between the device and its program hold now more, now less: a change by this from one
-# second to the next is no drift.
+# second to the next is no drift, unless changes are mostly of that size.
 STEP_S = 0.0015
+STEP_SHARE = 6.0  # of the median change
 JUMP_S = 0.05  # more than any buffer explains: samples were lost, or the device paused
 
 
@@ -40,6 +41,11 @@ class SampleClock:
         """How much slower than its nominal rate the device counts; 0 while it is not known."""
         return self._slope * self._rate * 1e6
 
+    def begin_anew(self) -> None:
+        """The device has paused for who knows how long; it counts as fast as before."""
+        self._bucket = []
+        self._buckets.clear()
+
     def push(self, count: int, time_s: float) -> None:
         """Take one more pair; counts ascend."""
         late_s = time_s - count / self._rate
@@ -47,6 +53,7 @@ class SampleClock:
             self._bucket_end = count + int(BUCKET_S * self._rate)
         self._bucket.append(late_s)
         if not self._buckets:
+            self._anchor = count
             self._offset_s = float(np.quantile(self._bucket, self._early_share))
         if count >= self._bucket_end:
             self._finish_bucket(count)
@@ -80,7 +87,8 @@ class SampleClock:
         self._anchor = int(counts[-1])
         if len(counts) >= MIN_BUCKETS:
             steps = np.diff(late_s, prepend=late_s[0])
-            steps[np.abs(steps) < STEP_S] = 0
+            usual_s = float(np.median(np.abs(steps)))
+            steps[np.abs(steps) < max(STEP_S, STEP_SHARE * usual_s)] = 0
             level = late_s - np.cumsum(steps)
             first, second = np.triu_indices(len(counts), 1)
             slopes = (level[second] - level[first]) / (counts[second] - counts[first])

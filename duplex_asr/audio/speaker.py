@@ -128,7 +128,7 @@ class Speaker:
             patience_s = LOST_AFTER_S
             beat = report if isinstance(report, Beat) else report.beat
             if beat.num_underruns != self.num_underruns:  # the device has paused
-                clock = SampleClock(self.rate, early_share=0.5)
+                clock.begin_anew()
                 self.num_underruns = beat.num_underruns
                 stretch = next(_stretches)
             clock.push(beat.position, beat.heard_s)

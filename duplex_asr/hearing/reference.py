@@ -66,7 +66,7 @@ class PlayedReference:
         self._counted = (-1, -1)  # stretch and position of the device's next sample
         self._next = (-1, -1)  # generation and start of the block that would go on with the run
         self._is_unread = True
-        self._is_catching_up = False
+        self._catches_up_to: float | None = None  # samples behind where it should be
         self._drift = 0.0  # samples a frame
         self._reader = 0.0  # index that the next frame begins at
         self._wanted = 0.0  # where it should begin if all times were exact
@@ -77,6 +77,8 @@ class PlayedReference:
         with self._changed:
             index = (block.time_s - self._origin_s) * SAMPLE_RATE
             is_next = (block.generation, block.start) == self._next and self._resampler is not None
+            # In another stretch the device has made a pause of its own, and the echo makes it too.
+            is_next = is_next and block.stretch == self._counted[0]
             if not is_next or abs(self._off(index)) > SAME_RUN_S * SAMPLE_RATE:
                 self._begin(block, rate)
             else:  # the clocks drift: what is written stays, the time of all of it moves
@@ -117,13 +119,16 @@ class PlayedReference:
         if self._is_unread or not -MAX_AHEAD < off < MAX_BEHIND:
             self._is_unread = False
             self._reader, off = wanted, 0.0
-        is_near = -NEAR_AHEAD < off < NEAR_BEHIND
-        self._is_catching_up = abs(off) > 0.5 if self._is_catching_up else not is_near
-        catch_up = min(max(CATCH_UP * off, -MAX_CATCH_UP), MAX_CATCH_UP)
+        if off > NEAR_BEHIND or off < -NEAR_AHEAD:
+            self._catches_up_to = 0.0 if off > 0 else -NEAR_AHEAD / 2
         begin = self._reader
         self._reader = begin + FRAME_SAMPLES + self._drift
-        if self._is_catching_up:
-            self._reader += catch_up
+        if self._catches_up_to is not None:
+            missing = off - self._catches_up_to
+            self._reader += min(max(CATCH_UP * missing, -MAX_CATCH_UP), MAX_CATCH_UP)
+            # What came of a time that was soon corrected may have gone to the other side already.
+            if abs(missing) < 0.5 or (missing > 0) != (self._catches_up_to == 0.0):
+                self._catches_up_to = None
         return begin, self._reader
 
     def _off(self, index: float) -> float:

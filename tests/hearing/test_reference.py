@@ -70,6 +70,22 @@ def test_a_device_that_was_opened_anew_is_placed_by_its_times():
     assert loud[loud > 16_000][0] == pytest.approx(32_000, abs=10)
 
 
+def test_a_pause_that_the_device_made_of_itself_is_one_in_what_was_played():
+    """An underrun: the text goes on where it was, 30 ms later, and so does its echo."""
+    reference = PlayedReference()
+    sound = tone(SAMPLE_RATE, 1.0)
+    for stretch, start, late_s in ((0, 0, 0.0), (1, 8_000, 0.03)):
+        begin_s = START_S + start / SAMPLE_RATE + late_s
+        half = sound[start : start + 8_000]
+        reference.push(
+            PlayedBlock(1, start, half, begin_s, stretch == 1, start, stretch), SAMPLE_RATE
+        )
+    samples, _ = heard(reference, START_S, 1.5)
+    for first, begin in ((100, 100), (8_100, 8_580)):
+        expected = sound[first : first + 7_000] / 32_768
+        assert np.abs(samples[begin : begin + 7_000] - expected).max() < 0.002
+
+
 def test_nothing_was_played_before_and_after():
     reference = PlayedReference()
     assert not reference.frame_at(START_S).samples.any()
