@@ -19,6 +19,7 @@ MAX_PPM = 500.0  # cheap crystals are within 200
 STEP_S = 0.0015
 STEP_SHARE = 6.0  # of the median change
 JUMP_S = 0.05  # more than any buffer explains: samples were lost, or the device paused
+LASTING_BUCKETS = 3  # later by a step for so long: it paused without a word
 
 
 class SampleClock:
@@ -32,6 +33,7 @@ class SampleClock:
         self._bucket: list[float] = []  # how late each pair is against the nominal rate, seconds
         self._bucket_end = 0
         self._buckets: deque[tuple[int, float]] = deque(maxlen=MAX_BUCKETS)
+        self._step_s = JUMP_S  # what is one, for pairs that scatter as these do
         self._anchor = 0  # a count, and how late it is
         self._offset_s = 0.0
         self._slope = 0.0  # seconds a sample, besides 1 / rate
@@ -72,23 +74,37 @@ class SampleClock:
         late_s = float(np.quantile(self._bucket, self._early_share))
         middle = count - int(BUCKET_S * self._rate / 2)
         self._bucket = []
-        if self._buckets:
-            jump_s = late_s - (self.time_of(middle) - middle / self._rate)
-            if jump_s > JUMP_S:  # the drift stays what it was
-                moved = [(each, known_s + jump_s) for each, known_s in self._buckets]
-                self._buckets = deque(moved, maxlen=MAX_BUCKETS)
         self._buckets.append((middle, late_s))
+        self._follow_step()
         self._fit()
+
+    def _follow_step(self) -> None:
+        """Where the device is later for good, what it was before is too; its drift stays."""
+        late_s = [late for _, late in self._buckets]
+        if len(late_s) > 1 and late_s[-1] - late_s[-2] > JUMP_S:
+            num_later = 1
+        elif (
+            len(late_s) > LASTING_BUCKETS
+            and min(late_s[-LASTING_BUCKETS:]) - late_s[-LASTING_BUCKETS - 1] > self._step_s
+        ):
+            num_later = LASTING_BUCKETS
+        else:
+            return
+        jump_s = late_s[-num_later] - late_s[-num_later - 1]
+        for index in range(len(late_s) - num_later):
+            count, before_s = self._buckets[index]
+            self._buckets[index] = (count, before_s + jump_s)
 
     def _fit(self) -> None:
         """The median slope of all pairs of buckets, and the least lateness that is left."""
         counts = np.array([count for count, _ in self._buckets], np.float64)
         late_s = np.array([late for _, late in self._buckets])
         self._anchor = int(counts[-1])
+        steps = np.diff(late_s, prepend=late_s[0])
+        if len(counts) > LASTING_BUCKETS:
+            self._step_s = max(STEP_S, STEP_SHARE * float(np.median(np.abs(steps))))
         if len(counts) >= MIN_BUCKETS:
-            steps = np.diff(late_s, prepend=late_s[0])
-            usual_s = float(np.median(np.abs(steps)))
-            steps[np.abs(steps) < max(STEP_S, STEP_SHARE * usual_s)] = 0
+            steps[np.abs(steps) < self._step_s] = 0
             level = late_s - np.cumsum(steps)
             first, second = np.triu_indices(len(counts), 1)
             slopes = (level[second] - level[first]) / (counts[second] - counts[first])

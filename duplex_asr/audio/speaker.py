@@ -46,6 +46,7 @@ class PlayedBlock:
     silence follows, unless more is played this instant.
     position: of the first one, as the device counts, silence too, within a `stretch` in which it
     did so without a break; such counts are exact, while times are only believed. -1: unknown.
+    drift_ppm: how much slower than its rate the device counts, as far as it is known.
     """
 
     generation: int
@@ -55,6 +56,7 @@ class PlayedBlock:
     is_last: bool = False
     position: int = -1
     stretch: int = -1
+    drift_ppm: float = 0.0
 
 
 _stretches = itertools.count()  # of all speakers, since a new one begins to count anew
@@ -137,7 +139,7 @@ class Speaker:
                 time_s = clock.time_of(beat.position)
                 yield PlayedBlock(
                     report.generation, report.start, samples, time_s, report.is_last,
-                    beat.position, stretch,
+                    beat.position, stretch, clock.drift_ppm,
                 )  # fmt: skip
         if not self._is_killed:
             raise AudioError(self._failure or f"{self._label} was lost: its process ended")

@@ -21,14 +21,13 @@ HELD_S = 8.0  # a microphone's frames may wait for two seconds, sound is played 
 MAX_RUNS = 64
 # Two blocks of a generation are taken for neighbours although their times differ by this.
 SAME_RUN_S = 0.05
-# A reader that is so far behind, or ahead, of the time it is asked for goes there at once; less it
-# makes up for slowly, in silence too, since to a canceller another delay is another room. After a
-# step AEC3 lets up to two seconds of echo through; a reference that comes early does no harm, one
-# that comes after its echo does.
+# A reader that is so far behind, or ahead, of the time it is asked for goes there at once. To a
+# canceller another delay is another room: after a step AEC3 lets up to two seconds of echo through.
+# So less is made up for slowly, or not at all: a reference that comes early does no harm, one that
+# comes after its echo does.
 MAX_BEHIND = 0.005 * SAMPLE_RATE
 MAX_AHEAD = 0.05 * SAMPLE_RATE
-# What is not worth another delay: 1.5 ms behind, or 20 ms ahead, which does no harm.
-NEAR_BEHIND, NEAR_AHEAD = 0.0015 * SAMPLE_RATE, 0.02 * SAMPLE_RATE
+NEAR_BEHIND = 0.0015 * SAMPLE_RATE  # is not worth another delay either
 CATCH_UP = 0.02  # of what is left, in each frame ...
 MAX_CATCH_UP = 1e-4 * FRAME_SAMPLES  # ... but no faster than AEC3 follows: 100 ppm
 MAX_DRIFT = 5e-4 * FRAME_SAMPLES
@@ -57,7 +56,8 @@ class PlayedReference:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._memory = np.zeros(int(HELD_S * SAMPLE_RATE), np.float32)
-        self._origin_s = 0.0  # time of index 0, by the loudspeaker's clock of now
+        self._anchor, self._anchor_s = 0.0, 0.0  # an index, and its time
+        self._pace = float(SAMPLE_RATE)  # of indices: the loudspeaker's clock
         self._end = 0  # index after the last sample
         self._run_start = 0
         self._num_pushed = 0.0  # samples at 16 kHz of the run, those in the resampler among them
@@ -66,7 +66,7 @@ class PlayedReference:
         self._counted = (-1, -1)  # stretch and position of the device's next sample
         self._next = (-1, -1)  # generation and start of the block that would go on with the run
         self._is_unread = True
-        self._catches_up_to: float | None = None  # samples behind where it should be
+        self._is_catching_up = False
         self._drift = 0.0  # samples a frame
         self._reader = 0.0  # index that the next frame begins at
         self._wanted = 0.0  # where it should begin if all times were exact
@@ -75,14 +75,15 @@ class PlayedReference:
         """Take what was played next; rate: of its samples, in Hz."""
         samples = block.samples.astype(np.float32) / np.float32(32_768)
         with self._changed:
-            index = (block.time_s - self._origin_s) * SAMPLE_RATE
+            index = self._index_at(block.time_s)
             is_next = (block.generation, block.start) == self._next and self._resampler is not None
             # In another stretch the device has made a pause of its own, and the echo makes it too.
             is_next = is_next and block.stretch == self._counted[0]
             if not is_next or abs(self._off(index)) > SAME_RUN_S * SAMPLE_RATE:
                 self._begin(block, rate)
             else:  # the clocks drift: what is written stays, the time of all of it moves
-                self._origin_s += self._off(index) / SAMPLE_RATE
+                self._anchor, self._anchor_s = index - self._off(index), block.time_s
+            self._pace = SAMPLE_RATE / (1 + block.drift_ppm / 1e6)
             assert self._resampler is not None
             self._num_pushed += len(samples) * SAMPLE_RATE / rate
             self._next = (block.generation, block.start + len(samples))
@@ -109,7 +110,7 @@ class PlayedReference:
 
     def _move(self, time_s: float) -> tuple[float, float]:
         """Where the frame of this time begins and ends, so that it goes on with the one before."""
-        wanted = (time_s - self._origin_s) * SAMPLE_RATE
+        wanted = self._index_at(time_s)
         drift = wanted - self._wanted - FRAME_SAMPLES
         if abs(drift) > MAX_DRIFT:  # a clock was found to be wrong: made up for below
             drift = 0.0
@@ -119,17 +120,15 @@ class PlayedReference:
         if self._is_unread or not -MAX_AHEAD < off < MAX_BEHIND:
             self._is_unread = False
             self._reader, off = wanted, 0.0
-        if off > NEAR_BEHIND or off < -NEAR_AHEAD:
-            self._catches_up_to = 0.0 if off > 0 else -NEAR_AHEAD / 2
+        self._is_catching_up = off > (0.5 if self._is_catching_up else NEAR_BEHIND)
         begin = self._reader
         self._reader = begin + FRAME_SAMPLES + self._drift
-        if self._catches_up_to is not None:
-            missing = off - self._catches_up_to
-            self._reader += min(max(CATCH_UP * missing, -MAX_CATCH_UP), MAX_CATCH_UP)
-            # What came of a time that was soon corrected may have gone to the other side already.
-            if abs(missing) < 0.5 or (missing > 0) != (self._catches_up_to == 0.0):
-                self._catches_up_to = None
+        if self._is_catching_up:
+            self._reader += min(CATCH_UP * off, MAX_CATCH_UP)
         return begin, self._reader
+
+    def _index_at(self, time_s: float) -> float:
+        return self._anchor + (time_s - self._anchor_s) * self._pace
 
     def _off(self, index: float) -> float:
         """How far a block that should begin where the run ends is from there, in samples."""
@@ -140,16 +139,17 @@ class PlayedReference:
         before."""
         self._finish()
         if not self._runs and self._end == 0:
-            self._origin_s = block.time_s - 1.0  # so that no index is negative
+            # So that no index is negative.
+            self._anchor, self._anchor_s = float(SAMPLE_RATE), block.time_s
         stretch, position = self._counted
         if block.stretch == stretch != -1:
             silence = (block.position - position) * SAMPLE_RATE / rate
             index = round(self._run_start + self._num_pushed + silence)
-            self._origin_s = block.time_s - index / SAMPLE_RATE
+            self._anchor, self._anchor_s = float(index), block.time_s
         else:
-            index = round((block.time_s - self._origin_s) * SAMPLE_RATE)
+            index = round(self._index_at(block.time_s))
         if index < self._end:
-            self._origin_s -= (self._end - index) / SAMPLE_RATE
+            self._anchor += self._end - index
             index = self._end
         gap = min(index - self._end, len(self._memory))
         self._end = index - gap

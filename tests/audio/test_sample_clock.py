@@ -67,6 +67,28 @@ def test_a_pause_of_the_device_moves_the_line_and_keeps_the_drift():
     assert clock.drift_ppm == pytest.approx(100, abs=5)
 
 
+@pytest.mark.parametrize("jump_s", [0.003, 0.02, 0.045])
+def test_a_device_that_is_later_for_three_seconds_is_believed(jump_s):
+    clock = SampleClock(RATE, early_share=0.5)
+    rng = np.random.default_rng(1)
+    errors_ms = []
+    for index in range(50 * 40):
+        true_s = START_S + index * BLOCK / RATE * 1.0001 + (jump_s if index > 1_000 else 0)
+        clock.push(index * BLOCK, true_s + rng.normal(0, 0.0001))
+        errors_ms.append(1000 * (clock.time_of(index * BLOCK) - true_s))
+    assert np.abs(errors_ms[50 * 24 : 50 * 31]).max() < 3.1  # 100 ppm, not known before 30 s
+    assert np.abs(errors_ms[50 * 32 :]).max() < 1
+    assert clock.drift_ppm == pytest.approx(100, abs=5)
+
+
+def test_a_stall_of_two_seconds_is_waited_for():
+    clock = SampleClock(RATE, early_share=0.1)
+    for index in range(50 * 60):
+        true_s = START_S + index * BLOCK / RATE
+        clock.push(index * BLOCK, true_s + (0.01 if 2_000 < index < 2_090 else 0))
+        assert clock.time_of(index * BLOCK) == pytest.approx(true_s, abs=0.0001)
+
+
 def test_after_a_break_the_times_are_new_and_the_drift_is_kept():
     clock = SampleClock(RATE, early_share=0.1)
     for index in range(50 * 60):

@@ -131,6 +131,30 @@ def test_drift_is_followed_without_a_step(ppm):
     assert abs(lag_at(58) - lag_at(50)) < 1.0  # ... and it is constant: 8 s of 100 ppm are 13
 
 
+@pytest.mark.parametrize("ppm", [-150, 150])
+def test_a_long_silence_is_counted_by_the_clock_that_is_known(ppm):
+    """The loudspeaker and the microphone drift alike: their delay must not move."""
+    reference = PlayedReference()
+    sound = tone(SAMPLE_RATE, 1.0)
+    lags = []
+    for number in range(4):
+        position = number * 20 * SAMPLE_RATE
+        begin_s = START_S + position / SAMPLE_RATE * (1 + ppm / 1e6)
+        for start in range(0, len(sound), 160):
+            time_s = begin_s + start / SAMPLE_RATE * (1 + ppm / 1e6)
+            piece = sound[start : start + 160]
+            is_last = start + 160 == len(sound)
+            block = PlayedBlock(number, start, piece, time_s, is_last, position + start, 7, ppm)
+            reference.push(block, SAMPLE_RATE)
+        frames = [
+            reference.frame_at(begin_s + index * FRAME_SAMPLES / SAMPLE_RATE * (1 + ppm / 1e6))
+            for index in range(2_000)
+        ]
+        heard_now = np.concatenate([frame.samples for frame in frames])
+        lags.append(int(np.flatnonzero(np.abs(heard_now) > 0.02)[0]))
+    assert np.ptp(lags) <= 1
+
+
 def test_a_pause_and_another_generation_keep_their_times():
     reference = PlayedReference()
     play(reference, tone(SAMPLE_RATE, 0.5), SAMPLE_RATE)
