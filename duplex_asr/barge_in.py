@@ -25,6 +25,11 @@ from duplex_asr.tts.echo_text import is_echo, words_of
 ECHO_DELAY_S = 0.6
 MAX_UTTERANCES = 16  # that wait for their text
 REASON = "barge-in"
+# A hesitation lasts longer while there is something, up to this many times its length. After one
+# for nothing the device does not hesitate for a while, twice as long each time: in a kitchen it
+# would stutter.
+LONGEST_HESITATION = 3
+FIRST_PATIENCE, MAX_PATIENCE = 2_000 * SAMPLES_PER_MS, 30_000 * SAMPLES_PER_MS
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,9 @@ class BargeIn:
         self._speaking: _Utterance | None = None
         self._holder: _Utterance | None = None  # whose onset paused or ducked the speech
         self._deadline = 0
+        self._hesitation: _Utterance | None = None  # nobody's, as long as it is the holder
+        self._hesitates_until = self._hesitates_from = 0
+        self._patience = FIRST_PATIENCE
 
     @property
     def wants_words(self) -> bool:
@@ -124,6 +132,7 @@ class BargeIn:
             while len(self._utterances) > MAX_UTTERANCES:
                 del self._utterances[next(iter(self._utterances))]
             if is_over_speech:
+                self._patience = FIRST_PATIENCE
                 utterance.may_stop = self._hold(utterance)
 
     def voice_stopped(self, utterance_id: str, position: int) -> None:
@@ -149,12 +158,21 @@ class BargeIn:
                 if speaking is not None:
                     speaking.was_over_speech = True  # the device began while somebody spoke
                     self._hold(speaking)
-                elif may_be_voice and self._hesitate:
+                elif may_be_voice and self._hesitate and position >= self._hesitates_from:
                     # Nobody's utterance yet: one that follows takes its place.
-                    self._hold(_Utterance(0.0, was_over_speech=True, is_over=True))
+                    self._hesitation = _Utterance(0.0, was_over_speech=True, is_over=True)
+                    self._hold(self._hesitation)
+                    self._hesitates_until = position + LONGEST_HESITATION * self._hesitate
                     self._deadline = position + self._hesitate
             holder = self._holder
-            if holder is not None and holder.is_over and position >= self._deadline:
+            if holder is None or not holder.is_over:
+                return
+            if holder is self._hesitation and may_be_voice:
+                self._deadline = min(position + self._hesitate, self._hesitates_until)
+            if position >= self._deadline:
+                if holder is self._hesitation:
+                    self._hesitates_from = position + self._patience
+                    self._patience = min(2 * self._patience, MAX_PATIENCE)
                 self._release()
 
     # In the thread that transcribes, or in the other one.

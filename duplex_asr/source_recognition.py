@@ -122,7 +122,8 @@ class SourceRecognition:
                 heard = endpointer.push(frame)
                 self._hear(heard, end)
                 if self._barge_in is not None:
-                    self._barge_in.advance(end, endpointer.may_be_voice)
+                    may_be_voice = endpointer.may_be_voice or frame.has_foreign_sound
+                    self._barge_in.advance(end, may_be_voice)
                 self._work_early(endpointer, heard, end)
                 if self._wants(events.Level) and (level := meter.push(frame)):
                     self._publish_level(level, endpointer.speech_probability)

@@ -264,3 +264,35 @@ def test_what_was_begun_with_the_old_policy_ends_with_it() -> None:
     assert speech.orders == ["duck", "unduck"]
     policy.voice_started("u2", 6.0)
     assert speech.orders == ["duck", "unduck", "pause: barge-in"]
+
+
+def test_a_sound_that_goes_on_is_waited_for_longer_but_not_for_ever() -> None:
+    speech = RecordedSpeech()
+    policy = barge_in(speech, hesitate_ms=250)
+    for position in range(SECOND, SECOND + 12_000, 160):
+        policy.advance(position, may_be_voice=True)
+    assert speech.orders == ["pause: barge-in"]
+    policy.advance(SECOND + 12_000, may_be_voice=True)
+    assert speech.orders == ["pause: barge-in", "resume"]
+
+
+def test_after_a_hesitation_for_nothing_the_next_comes_later_each_time_until_somebody_speaks() -> (
+    None
+):
+    speech = RecordedSpeech()
+    policy = barge_in(speech, hesitate_ms=250)
+
+    def hesitations(first: int, last: int) -> list[int]:
+        """Seconds in which one begins, though every sound might be a voice."""
+        found = []
+        for position in range(first * SECOND, last * SECOND, 1_600):
+            before = len(speech.orders)
+            policy.advance(position, may_be_voice=position // 1_600 % 20 == 0)
+            found += [position // SECOND] * speech.orders[before:].count("pause: barge-in")
+        return found
+
+    assert hesitations(10, 100) == [10, 14, 20, 30, 48, 80]
+    policy.voice_started("u1", 100.0)
+    policy.voice_stopped("u1", 100 * SECOND)
+    policy.text_is_final("u1")
+    assert len(hesitations(140, 150)) > 1

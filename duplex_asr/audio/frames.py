@@ -21,10 +21,12 @@ class Frame:
 
     position: index of the first sample since the source was opened; it is the only clock.
     samples: float32, shape = (160,), full scale is -1..1.
+    has_foreign_sound: somebody or something else is heard over the device's own speech.
     """
 
     position: int
     samples: Samples
+    has_foreign_sound: bool = False
 
     @property
     def end(self) -> int:

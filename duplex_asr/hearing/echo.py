@@ -9,6 +9,7 @@ import numpy as np
 
 from duplex_asr.audio.frames import FRAME_SAMPLES, SAMPLE_RATE, Frame, Samples
 from duplex_asr.errors import ConfigError
+from duplex_asr.hearing.foreign_sound import ForeignSound
 from duplex_asr.hearing.linear_echo import QUICK_SMOOTHING, LinearEchoFilter, Powers
 from duplex_asr.hearing.reference import FarFrame
 from duplex_asr.settings import setting
@@ -75,6 +76,7 @@ class EchoCanceller:
             )
 
         self._linear = LinearEchoFilter()
+        self._foreign_sound = ForeignSound()
         self._behind = new_module()
         self._alone = new_module()  # takes the whole echo, where the linear filter is of no use
         self._was_useful = False
@@ -89,17 +91,24 @@ class EchoCanceller:
         before, self._last_near = self._last_near, frame.samples
         if far.since_ms > PAUSE_MS:
             self._num_beginning = BEGINNING_FRAMES
+            self._foreign_sound.begin()
         elif self._num_beginning:
             self._num_beginning -= 1
         if self._is_idle:
             return frame
         if was_idle:  # what they hold is from long ago
             self._linear.forget_sound()
-            self._cancel(before, np.zeros_like(before))
-        return replace(frame, samples=self._cancel(frame.samples, far.samples))
+            silence = np.zeros_like(before)
+            self._cancel(before, silence, self._linear.process(before, silence))
+        rest = self._linear.process(frame.samples, far.samples)
+        is_foreign = self._foreign_sound.push(rest, frame.samples - rest)
+        return replace(
+            frame,
+            samples=self._cancel(frame.samples, far.samples, rest),
+            has_foreign_sound=is_foreign and self._linear.is_useful,
+        )
 
-    def _cancel(self, near: Samples, far: Samples) -> Samples:
-        rest = self._linear.process(near, far)
+    def _cancel(self, near: Samples, far: Samples, rest: Samples) -> Samples:
         behind = self._by_aec3(self._behind, rest, far)
         alone = self._by_aec3(self._alone, near, far)
         was_useful, self._was_useful = self._was_useful, self._linear.is_useful

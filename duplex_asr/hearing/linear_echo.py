@@ -45,6 +45,15 @@ POWER_SMOOTHING, QUICK_SMOOTHING = 0.98, 0.8
 LOST_AT_DB, LOST_FRAMES, PATIENT_FRAMES = 1.0, 20, 50
 LOST_UNCERTAINTY = 0.1
 UNEXPLAINED_DB, LOUDER_DB = 1.5, 2.0
+# Between two texts the clocks have gone apart by a sample or two, a sound card that has made a gap
+# is placed within 2 ms, and with one sample 20 dB are lost. So the first frames of a text are tried
+# with the room at each of these delays, and so are those in which much less than usual is
+# explained: somebody who speaks is explained by none of them.
+SHIFTS = np.concatenate([np.arange(-32, -4), np.arange(-4, 4.01, 0.5), np.arange(5, 33)])
+TRIAL_FRAMES = 10
+SUSPICIOUS_DB, SUSPICIOUS_FRAMES = 12.0, 3
+CONVINCING = 0.25  # of the energy that is left without the shift
+TAPS = NUM_BLOCKS * FRAME_SAMPLES
 
 
 class LinearEchoFilter:
@@ -61,6 +70,9 @@ class LinearEchoFilter:
         self._is_active = False
         self._good_weights = np.zeros(shape, np.complex64)
         self._usual_db = 0.0  # the quantile
+        self._trial: Trial | None = None
+        self._probe: Trial | None = None  # only looks on
+        self._num_suspicious = 0
         self._weights = np.zeros(shape, np.complex64)
         self._far = np.zeros(shape, np.complex64)  # spectra of the last blocks, the newest first
         self._uncertainty = np.full(shape, FIRST_UNCERTAINTY, np.float32)
@@ -77,18 +89,26 @@ class LinearEchoFilter:
         self._last_far = far
         self._far[1:] = self._far[:-1].copy()
         self._far[0] = block
-        echo = self._predict()
-        rest: Samples = near - echo
         power = np.square(np.abs(self._far))
         was_active, self._is_active = self._is_active, float(power.sum()) > SILENCE
+        if self._is_active and not was_active and self.is_useful:
+            # Whoever spoke over the last sound is forgotten.
+            self._trial = Trial(self._good_weights)
+        if self._trial is not None:
+            self._weights = self._trial.best_weights(near, self._far)
+            if self._trial.is_over:
+                self._trial = None
+        echo = self._predict()
+        rest: Samples = near - echo
         if self._is_active:
-            if not was_active and self.is_useful:  # whoever spoke over the last sound is forgotten
-                self._weights[:] = self._good_weights
-            self._learn(rest, power)
+            if self._trial is None:
+                self._learn(rest, power)
             self._powers.push(near, rest)
             self._judge(self._powers.ratio_db)
             if self._usual_db > USELESS_AT_DB:
                 self._doubt()
+            if self._trial is None and self.is_useful:
+                self._suspect(near, rest)
         self._quick_powers.push(near, rest)
         self._echo_powers.push(near, echo)
         # After a sudden change of the room what is subtracted may be more than there is.
@@ -111,12 +131,10 @@ class LinearEchoFilter:
 
     def impulse_response(self) -> npt.NDArray[np.float32]:
         """The room as it is known: shape = (2560,), from far to near at 16 kHz."""
-        taps = np.fft.irfft(self._weights, axis=1)[:, :FRAME_SAMPLES]
-        return taps.astype(np.float32).reshape(-1)
+        return _taps(self._weights)
 
     def _predict(self) -> Samples:
-        spectrum = (self._weights * self._far).sum(axis=0)
-        echo: Samples = np.fft.irfft(spectrum)[FRAME_SAMPLES:].astype(np.float32)
+        echo: Samples = _echoes(self._weights[None], self._far)[0]
         return echo
 
     def _learn(self, rest: Samples, power: npt.NDArray[np.float32]) -> None:
@@ -150,6 +168,82 @@ class LinearEchoFilter:
         if self._num_lost > LOST_FRAMES:
             self._num_lost = -PATIENT_FRAMES
             self._uncertainty = np.maximum(self._uncertainty, np.float32(LOST_UNCERTAINTY))
+
+    def _suspect(self, near: Samples, rest: Samples) -> None:
+        """Look whether the room has moved, where little is explained."""
+        if self._probe is not None:
+            weights = self._probe.best_weights(near, self._far, rest)
+            if self._probe.is_over:
+                if self._probe.is_convincing:
+                    self._weights = weights
+                self._probe, self._num_suspicious = None, -PATIENT_FRAMES
+            return
+        is_usual = self._quick_powers.ratio_db > self._usual_db - SUSPICIOUS_DB
+        self._num_suspicious = (
+            min(self._num_suspicious, 0) if is_usual else self._num_suspicious + 1
+        )
+        if self._num_suspicious >= SUSPICIOUS_FRAMES:
+            self._probe = Trial(self._good_weights)
+
+
+class Trial:
+    """The same room at several delays, over some frames in which there is an echo."""
+
+    def __init__(self, weights: npt.NDArray[np.complex64]) -> None:
+        self._rooms = _shifted(weights)
+        self._left = np.zeros(len(SHIFTS))  # energy that each leaves
+        self._left_by_others = 0.0
+        self._num_frames = 0
+
+    @property
+    def is_over(self) -> bool:
+        return self._num_frames >= TRIAL_FRAMES
+
+    @property
+    def is_convincing(self) -> bool:
+        """One of them leaves much less than what was given as `rest`."""
+        return float(self._left.min()) < CONVINCING * self._left_by_others
+
+    def best_weights(
+        self, near: Samples, far: npt.NDArray[np.complex64], rest: Samples | None = None
+    ) -> npt.NDArray[np.complex64]:
+        """Those that explain most of what was heard from the beginning to this frame."""
+        echoes = _echoes(self._rooms, far)
+        self._left += np.square(near - echoes).sum(axis=1)
+        if rest is not None:
+            self._left_by_others += float(np.square(rest).sum())
+        self._num_frames += float(np.square(echoes).sum()) > len(SHIFTS) * SILENCE
+        best: npt.NDArray[np.complex64] = self._rooms[int(np.argmin(self._left))]
+        return best.copy()
+
+
+def _taps(weights: npt.NDArray[np.complex64]) -> npt.NDArray[np.float32]:
+    """The impulse response of what is kept in blocks."""
+    taps = np.fft.irfft(weights, axis=-1)[:, :FRAME_SAMPLES]
+    return taps.astype(np.float32).reshape(-1)
+
+
+def _shifted(weights: npt.NDArray[np.complex64]) -> npt.NDArray[np.complex64]:
+    """A room with its echo later by each of SHIFTS: shape = (shifts, blocks, bins)."""
+    now = _taps(weights)
+    turns = np.exp(np.arange(TAPS + 1) * (-0.5j * np.pi / TAPS))
+    half_later = np.fft.irfft(np.fft.rfft(now, 2 * TAPS) * turns)[:TAPS]
+    margin = int(np.abs(SHIFTS).max()) + 1
+    padded = [np.pad(taps, margin) for taps in (now, half_later)]
+    taps = np.empty((len(SHIFTS), TAPS), np.float32)
+    for index, shift in enumerate(SHIFTS):
+        whole = int(np.floor(shift))
+        taps[index] = padded[int(shift != whole)][margin - whole :][:TAPS]
+    blocks = taps.reshape(len(SHIFTS), NUM_BLOCKS, FRAME_SAMPLES)
+    return np.fft.rfft(blocks, 2 * FRAME_SAMPLES, axis=2).astype(np.complex64)
+
+
+def _echoes(
+    weights: npt.NDArray[np.complex64], far: npt.NDArray[np.complex64]
+) -> npt.NDArray[np.float32]:
+    """What each room makes of the last blocks: shape = (rooms, 160)."""
+    spectra = (weights * far).sum(axis=1)
+    return np.fft.irfft(spectra, axis=1)[:, FRAME_SAMPLES:].astype(np.float32)
 
 
 class Powers:

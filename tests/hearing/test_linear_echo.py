@@ -96,3 +96,44 @@ def test_an_echo_that_cannot_be_explained_is_not_believed_to_be_known() -> None:
     linear = LinearEchoFilter()
     rest = run(linear, far_sound(3, seed=9), far_sound(3))
     assert not linear.is_useful and np.isfinite(rest).all()
+
+
+@pytest.mark.parametrize(
+    ("shift", "least_db"), [(-20.0, 13), (-3.3, 8), (-1.0, 13), (0.0, 13), (0.5, 13), (13.0, 13)]
+)
+def test_a_text_begins_with_the_room_where_the_clocks_have_moved_it(
+    shift: float, least_db: float
+) -> None:
+    far, pause, again = far_sound(6), np.zeros(16_000, np.float32), far_sound(0.5, seed=8)
+    linear = LinearEchoFilter()
+    run(linear, echo_of(far), far)
+    run(linear, pause, pause)
+    spectrum = np.fft.rfft(ROOM, 4_096)
+    turns = np.exp(-2j * np.pi * shift * np.arange(2_049) / 4_096)
+    moved = np.fft.irfft(spectrum * turns)[:1_100].astype(np.float32)
+    near = echo_of(again, moved)
+    rest = run(linear, near, again)
+    assert reduction_db(near[:1_600], rest[:1_600]) > least_db
+    assert reduction_db(near[1_600:4_800], rest[1_600:4_800]) > least_db
+
+
+def test_somebody_who_speaks_where_a_text_begins_is_not_learned_as_its_echo() -> None:
+    far, pause, again = far_sound(6), np.zeros(16_000, np.float32), far_sound(1, seed=8)
+    linear = LinearEchoFilter()
+    run(linear, echo_of(far), far)
+    run(linear, pause, pause)
+    voice = far_sound(0.1, seed=3)
+    near = echo_of(again)
+    near[: len(voice)] += voice
+    rest = run(linear, near, again)
+    later = slice(len(voice) + 1_600, None)
+    assert reduction_db(near[later], rest[later]) > 18
+
+
+def test_a_gap_of_the_sound_card_moves_the_room_and_is_found_in_a_fifth_of_a_second() -> None:
+    far = far_sound(9)
+    half = len(far) * 2 // 3 // FRAME * FRAME
+    near = np.concatenate([echo_of(far)[:half], echo_of(far, np.roll(ROOM, 11))[half:]])
+    rest = run(LinearEchoFilter(), near, far)
+    found = slice(half + 3_200, half + 8_000)
+    assert reduction_db(near[found], rest[found]) > 20
