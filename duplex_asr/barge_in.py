@@ -1,6 +1,6 @@
 """What happens to the device's own speech when somebody speaks over it: the one visible place.
 
-    a sound that may be a voice   --> paused (or ducked) for a moment
+    a sound that is no echo       --> paused (or ducked) for a moment
     onset while the device speaks --> paused (or ducked)
         words follow              --> stopped for good, with policy "stop"
         no words follow           --> goes on, from the word that was interrupted
@@ -39,7 +39,8 @@ class BargeInConfig:
     policy: "stop" pauses at the first sound of a voice, ends what is being said when words follow,
     and goes on when none do; "pause" waits until the speaker is silent; "duck" lowers its voice
     until then; "ignore" goes on.
-    hesitate_ms: so long it waits already where a sound may become a voice; 0: only a voice counts.
+    hesitate_ms: so long it waits already at a sound that may become a voice, and up to three times
+    as long while it lasts; 0: only a voice counts.
     resume_after_ms: after the end of a voice whose words are still unknown, "stop" goes on.
     min_words: words that make an interruption; ignored_words, separated by spaces, are none.
     stop_words: stop also when the device is just saying them itself.

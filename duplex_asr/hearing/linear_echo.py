@@ -235,7 +235,9 @@ def _shifted(weights: npt.NDArray[np.complex64]) -> npt.NDArray[np.complex64]:
         whole = int(np.floor(shift))
         taps[index] = padded[int(shift != whole)][margin - whole :][:TAPS]
     blocks = taps.reshape(len(SHIFTS), NUM_BLOCKS, FRAME_SAMPLES)
-    return np.fft.rfft(blocks, 2 * FRAME_SAMPLES, axis=2).astype(np.complex64)
+    rooms: npt.NDArray[np.complex64]
+    rooms = np.fft.rfft(blocks, 2 * FRAME_SAMPLES, axis=2).astype(np.complex64)
+    return rooms
 
 
 def _echoes(
