@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from duplex_asr.audio.frames import FRAME_SAMPLES, Samples
+from duplex_asr.hearing.moved_echo import MovedEcho
 
 NUM_BLOCKS = 16  # 160 ms of echo
 # How fast a room may change, a frame of 10 ms. People walk, and two clocks that drift by 100 ppm
@@ -47,12 +48,10 @@ LOST_UNCERTAINTY = 0.1
 UNEXPLAINED_DB, LOUDER_DB = 1.5, 2.0
 # Between two texts the clocks have gone apart by a sample or two, a sound card that has made a gap
 # is placed within 2 ms, and with one sample 20 dB are lost. So the first frames of a text are tried
-# with the room at each of these delays, and so are those in which much less than usual is
-# explained: somebody who speaks is explained by none of them.
+# with the room at each of these delays.
 SHIFTS = np.concatenate([np.arange(-32, -4), np.arange(-4, 4.01, 0.5), np.arange(5, 33)])
 TRIAL_FRAMES = 10
-SUSPICIOUS_DB, SUSPICIOUS_FRAMES = 12.0, 3
-CONVINCING = 0.25  # of the energy that is left without the shift
+SUSPICIOUS_DB, SUSPICIOUS_FRAMES = 12.0, 3  # less than usual is explained: somebody, or a gap
 TAPS = NUM_BLOCKS * FRAME_SAMPLES
 
 
@@ -71,8 +70,9 @@ class LinearEchoFilter:
         self._good_weights = np.zeros(shape, np.complex64)
         self._usual_db = 0.0  # the quantile
         self._trial: Trial | None = None
-        self._probe: Trial | None = None  # only looks on
+        self._moved_echo = MovedEcho()
         self._num_suspicious = 0
+        self._is_elsewhere = False
         self._weights = np.zeros(shape, np.complex64)
         self._far = np.zeros(shape, np.complex64)  # spectra of the last blocks, the newest first
         self._uncertainty = np.full(shape, FIRST_UNCERTAINTY, np.float32)
@@ -107,8 +107,7 @@ class LinearEchoFilter:
             self._judge(self._powers.ratio_db)
             if self._usual_db > USELESS_AT_DB:
                 self._doubt()
-            if self._trial is None and self.is_useful:
-                self._suspect(near, rest)
+        self._suspect(near)
         self._quick_powers.push(near, rest)
         self._echo_powers.push(near, echo)
         # After a sudden change of the room what is subtracted may be more than there is.
@@ -121,6 +120,8 @@ class LinearEchoFilter:
         So it is where another delay has made the room another one for a moment: a voice over the
         echo would add to it, or be explained to a part.
         """
+        if self._is_elsewhere:
+            return True
         is_unexplained = self._quick_powers.ratio_db < UNEXPLAINED_DB
         return self.is_useful and is_unexplained and self._echo_powers.ratio_db < LOUDER_DB
 
@@ -169,21 +170,21 @@ class LinearEchoFilter:
             self._num_lost = -PATIENT_FRAMES
             self._uncertainty = np.maximum(self._uncertainty, np.float32(LOST_UNCERTAINTY))
 
-    def _suspect(self, near: Samples, rest: Samples) -> None:
-        """Look whether the room has moved, where little is explained."""
-        if self._probe is not None:
-            weights = self._probe.best_weights(near, self._far, rest)
-            if self._probe.is_over:
-                if self._probe.is_convincing:
-                    self._weights = weights
-                self._probe, self._num_suspicious = None, -PATIENT_FRAMES
+    def _suspect(self, near: Samples) -> None:
+        """Where little is explained, look whether the echo has only moved."""
+        self._is_elsewhere = False
+        if not self.is_useful or not self._is_active:
+            self._num_suspicious = 0
             return
+        self._moved_echo.push(near, _echoes(self._good_weights[None], self._far)[0])
         is_usual = self._quick_powers.ratio_db > self._usual_db - SUSPICIOUS_DB
-        self._num_suspicious = (
-            min(self._num_suspicious, 0) if is_usual else self._num_suspicious + 1
-        )
-        if self._num_suspicious >= SUSPICIOUS_FRAMES:
-            self._probe = Trial(self._good_weights)
+        self._num_suspicious = 0 if is_usual or self._trial else self._num_suspicious + 1
+        if self._num_suspicious < SUSPICIOUS_FRAMES:
+            return
+        delay, self._is_elsewhere = self._moved_echo.find()
+        if delay:
+            self._good_weights = _later(self._good_weights, delay)
+            self._trial = Trial(self._good_weights)
 
 
 class Trial:
@@ -192,35 +193,36 @@ class Trial:
     def __init__(self, weights: npt.NDArray[np.complex64]) -> None:
         self._rooms = _shifted(weights)
         self._left = np.zeros(len(SHIFTS))  # energy that each leaves
-        self._left_by_others = 0.0
         self._num_frames = 0
 
     @property
     def is_over(self) -> bool:
         return self._num_frames >= TRIAL_FRAMES
 
-    @property
-    def is_convincing(self) -> bool:
-        """One of them leaves much less than what was given as `rest`."""
-        return float(self._left.min()) < CONVINCING * self._left_by_others
-
     def best_weights(
-        self, near: Samples, far: npt.NDArray[np.complex64], rest: Samples | None = None
+        self, near: Samples, far: npt.NDArray[np.complex64]
     ) -> npt.NDArray[np.complex64]:
         """Those that explain most of what was heard from the beginning to this frame."""
         echoes = _echoes(self._rooms, far)
         self._left += np.square(near - echoes).sum(axis=1)
-        if rest is not None:
-            self._left_by_others += float(np.square(rest).sum())
         self._num_frames += float(np.square(echoes).sum()) > len(SHIFTS) * SILENCE
-        best: npt.NDArray[np.complex64] = self._rooms[int(np.argmin(self._left))]
-        return best.copy()
+        best: npt.NDArray[np.complex64] = self._rooms[int(np.argmin(self._left))].copy()
+        return best
 
 
 def _taps(weights: npt.NDArray[np.complex64]) -> npt.NDArray[np.float32]:
     """The impulse response of what is kept in blocks."""
     taps = np.fft.irfft(weights, axis=-1)[:, :FRAME_SAMPLES]
     return taps.astype(np.float32).reshape(-1)
+
+
+def _later(weights: npt.NDArray[np.complex64], delay: int) -> npt.NDArray[np.complex64]:
+    """A room with its echo later by so many samples."""
+    taps = np.zeros(TAPS, np.float32)
+    now = _taps(weights)
+    taps[max(0, delay) : TAPS + min(0, delay)] = now[max(0, -delay) : TAPS - max(0, delay)]
+    later: npt.NDArray[np.complex64] = _rooms(taps[None])[0]
+    return later
 
 
 def _shifted(weights: npt.NDArray[np.complex64]) -> npt.NDArray[np.complex64]:
@@ -234,7 +236,12 @@ def _shifted(weights: npt.NDArray[np.complex64]) -> npt.NDArray[np.complex64]:
     for index, shift in enumerate(SHIFTS):
         whole = int(np.floor(shift))
         taps[index] = padded[int(shift != whole)][margin - whole :][:TAPS]
-    blocks = taps.reshape(len(SHIFTS), NUM_BLOCKS, FRAME_SAMPLES)
+    return _rooms(taps)
+
+
+def _rooms(taps: npt.NDArray[np.float32]) -> npt.NDArray[np.complex64]:
+    """Impulse responses, shape = (n, 2560), as they are kept: shape = (n, blocks, bins)."""
+    blocks = taps.reshape(-1, NUM_BLOCKS, FRAME_SAMPLES)
     rooms: npt.NDArray[np.complex64]
     rooms = np.fft.rfft(blocks, 2 * FRAME_SAMPLES, axis=2).astype(np.complex64)
     return rooms

@@ -130,10 +130,15 @@ def test_somebody_who_speaks_where_a_text_begins_is_not_learned_as_its_echo() ->
     assert reduction_db(near[later], rest[later]) > 18
 
 
-def test_a_gap_of_the_sound_card_moves_the_room_and_is_found_in_a_fifth_of_a_second() -> None:
+@pytest.mark.parametrize("moved", [-60, 11, 300, 1_300])
+def test_a_gap_of_the_sound_card_moves_the_room_and_is_found_in_a_fifth_of_a_second(
+    moved: int,
+) -> None:
     far = far_sound(9)
     half = len(far) * 2 // 3 // FRAME * FRAME
-    near = np.concatenate([echo_of(far)[:half], echo_of(far, np.roll(ROOM, 11))[half:]])
+    near = np.concatenate(
+        [echo_of(far)[:half], echo_of(far, np.roll(np.pad(ROOM, (0, 1_500)), moved))[half:]]
+    )
     rest = run(LinearEchoFilter(), near, far)
     found = slice(half + 3_200, half + 8_000)
     assert reduction_db(near[found], rest[found]) > 20

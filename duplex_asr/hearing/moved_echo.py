@@ -1,0 +1,59 @@
+"""What is heard and what was expected of an echo in, by how much it comes later than expected out.
+
+A sound card that makes a gap, as on a machine with too much to do, moves its echo by some ms at
+once, up to some tens. Held against each other at every delay, both are alike at one of them; a
+voice is like the expected echo at none.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from duplex_asr.audio.frames import FRAME_SAMPLES, Samples
+
+HEARD_SAMPLES = 1_024  # 64 ms: shorter, and a vowel is like itself a period later
+LATEST, EARLIEST = 1_600, -160  # samples
+HELD_SAMPLES = HEARD_SAMPLES + LATEST - EARLIEST
+FFT_SAMPLES = 4_096
+ALIKE = 0.9  # correlation, so that four fifths of the energy are explained
+QUIET = 1e-6  # mean square: a sound that says nothing
+
+
+class MovedEcho:
+    """Takes frames in their order."""
+
+    def __init__(self) -> None:
+        self._near = np.zeros(HELD_SAMPLES, np.float32)
+        self._expected = np.zeros(HELD_SAMPLES, np.float32)
+        self._last: int | None = None
+
+    def push(self, near: Samples, expected: Samples) -> None:
+        """Both float32, shape = (160,), of the same time."""
+        for held, frame in ((self._near, near), (self._expected, expected)):
+            held[:-FRAME_SAMPLES] = held[FRAME_SAMPLES:]
+            held[-FRAME_SAMPLES:] = frame
+
+    def find(self) -> tuple[int | None, bool]:
+        """The delay in samples if it was found twice in a row, and whether there is one now."""
+        before, self._last = self._last, self._best()
+        is_sure = before is not None and self._last is not None and abs(before - self._last) <= 1
+        return (self._last if is_sure else None), self._last is not None
+
+    def _best(self) -> int | None:
+        """Where what was heard, up to 10 ms ago, is most like what was expected."""
+        heard = self._near[EARLIEST - HEARD_SAMPLES : EARLIEST]
+        energy = float(np.dot(heard, heard))
+        if energy < QUIET * HEARD_SAMPLES:
+            return None
+        spectrum = np.fft.rfft(self._expected, FFT_SAMPLES) * np.conj(
+            np.fft.rfft(heard, FFT_SAMPLES)
+        )
+        # products[k]: of what was heard with what was expected from index k on.
+        products = np.fft.irfft(spectrum)[: HELD_SAMPLES - HEARD_SAMPLES + 1]
+        sums = np.concatenate([[0.0], np.cumsum(np.square(self._expected, dtype=np.float64))])
+        energies = sums[HEARD_SAMPLES:] - sums[:-HEARD_SAMPLES]
+        alike: npt.NDArray[np.float64] = products / np.sqrt(energy * energies + 1e-12)
+        alike[energies < QUIET * HEARD_SAMPLES] = 0
+        best = int(np.argmax(alike))
+        return LATEST - best if alike[best] > ALIKE else None
