@@ -6,7 +6,6 @@ import asyncio
 import subprocess
 import sys
 import threading
-import time
 import wave
 from collections.abc import Callable
 from pathlib import Path
@@ -277,22 +276,25 @@ def test_what_is_not_wyoming_is_an_error(data: bytes) -> None:
 
 @pytest.mark.alone
 def test_importing_it_loads_nothing_heavy_and_takes_no_time() -> None:
+    """Half of it are parts of Python that any client needs: on a slow machine both take longer."""
     program = (
         "import sys, time; started = time.perf_counter()\n"
+        "import json, socket, threading, dataclasses, typing, pathlib, subprocess, queue\n"
+        "standard = time.perf_counter()\n"
         "import duplex_asr.client\n"
-        "print(time.perf_counter() - started)\n"
+        "print(standard - started, time.perf_counter() - started)\n"
         "heavy = {'numpy', 'onnxruntime', 'asyncio', 'wyoming', 'tiktoken'} & set(sys.modules)\n"
         "sys.exit(f'loaded {heavy}' if heavy else 0)\n"
     )
-    seconds = []
+    found = []
     for _ in range(3):  # the machine may be busy with something else
-        started = time.monotonic()
         answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
         assert answer.returncode == 0, answer.stderr
-        seconds.append(float(answer.stdout))
-        if time.monotonic() - started < 0.2:
-            break
-    assert min(seconds) < 0.1
+        standard_s, all_s = map(float, answer.stdout.split())
+        if all_s < max(0.1, 3 * standard_s):
+            return
+        found.append((standard_s, all_s))
+    pytest.fail(f"standard library and all, in seconds: {found}")
 
 
 def test_everything_that_is_promised_is_there() -> None:
