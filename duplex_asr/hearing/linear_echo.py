@@ -183,7 +183,7 @@ class LinearEchoFilter:
             return
         delay, self._is_elsewhere = self._moved_echo.find()
         if delay:
-            self._good_weights = _later(self._good_weights, delay)
+            self._good_weights = _rooms(_later(_taps(self._good_weights), delay)[None])[0]
             self._trial = Trial(self._good_weights)
 
 
@@ -216,12 +216,10 @@ def _taps(weights: npt.NDArray[np.complex64]) -> npt.NDArray[np.float32]:
     return taps.astype(np.float32).reshape(-1)
 
 
-def _later(weights: npt.NDArray[np.complex64], delay: int) -> npt.NDArray[np.complex64]:
-    """A room with its echo later by so many samples."""
-    taps = np.zeros(TAPS, np.float32)
-    now = _taps(weights)
-    taps[max(0, delay) : TAPS + min(0, delay)] = now[max(0, -delay) : TAPS - max(0, delay)]
-    later: npt.NDArray[np.complex64] = _rooms(taps[None])[0]
+def _later(taps: npt.NDArray[np.float32], delay: int) -> npt.NDArray[np.float32]:
+    """An impulse response with its echo later by so many samples; what leaves it is lost."""
+    later = np.zeros_like(taps)
+    later[max(0, delay) : TAPS + min(0, delay)] = taps[max(0, -delay) : TAPS - max(0, delay)]
     return later
 
 
@@ -229,14 +227,8 @@ def _shifted(weights: npt.NDArray[np.complex64]) -> npt.NDArray[np.complex64]:
     """A room with its echo later by each of SHIFTS: shape = (shifts, blocks, bins)."""
     now = _taps(weights)
     turns = np.exp(np.arange(TAPS + 1) * (-0.5j * np.pi / TAPS))
-    half_later = np.fft.irfft(np.fft.rfft(now, 2 * TAPS) * turns)[:TAPS]
-    margin = int(np.abs(SHIFTS).max()) + 1
-    padded = [np.pad(taps, margin) for taps in (now, half_later)]
-    taps = np.empty((len(SHIFTS), TAPS), np.float32)
-    for index, shift in enumerate(SHIFTS):
-        whole = int(np.floor(shift))
-        taps[index] = padded[int(shift != whole)][margin - whole :][:TAPS]
-    return _rooms(taps)
+    half = np.fft.irfft(np.fft.rfft(now, 2 * TAPS) * turns)[:TAPS].astype(np.float32)
+    return _rooms(np.stack([_later(half if each % 1 else now, int(each // 1)) for each in SHIFTS]))
 
 
 def _rooms(taps: npt.NDArray[np.float32]) -> npt.NDArray[np.complex64]:
