@@ -4,12 +4,13 @@ import gc
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.soundcard import SoundCard, missing_programs, open_sound_card
+from tests.stolen_time import telling_stolen_time
 
 
 def pytest_configure() -> None:
@@ -24,6 +25,15 @@ def pytest_collection_finish() -> None:
     see whether anything was left open, need not go through hundreds of thousands of others."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Tell a failure from that of a machine which was taken away; see stolen_time."""
+    if not any(item.iter_markers("alone")) and not any(item.iter_markers("soundcard")):
+        return (yield)
+    with telling_stolen_time():
+        return (yield)
 
 
 @pytest.fixture(scope="session")
