@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.soundcard import SoundCard, missing_programs, open_sound_card
-from tests.stolen_time import telling_stolen_time
+from tests.stolen_time import StolenTime, telling_stolen_time
 
 
 def pytest_configure() -> None:
@@ -32,8 +32,14 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Tell a failure from that of a machine which was taken away; see stolen_time."""
     if not any(item.iter_markers("alone")) and not any(item.iter_markers("soundcard")):
         return (yield)
-    with telling_stolen_time():
-        return (yield)
+    num_attempts = item.config.getoption("reruns") + 1
+    try:
+        with telling_stolen_time():
+            return (yield)
+    except StolenTime as failure:
+        if getattr(item, "execution_count", num_attempts) < num_attempts:
+            raise
+        pytest.skip(f"{num_attempts} attempts, and in each {failure}")
 
 
 @pytest.fixture(scope="session")

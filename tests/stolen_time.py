@@ -2,8 +2,9 @@
 
 A virtual machine that gets no processor for 50 ms tears the sound of a sound card in software, and
 nothing that is tested can help it. The kernel counts such time. What fails while it grew is told
-apart by name, and pytest-rerunfailures (setup.cfg) tries only that again, a few times. What fails
-on a machine of one's own fails at once.
+apart by name, and pytest-rerunfailures (setup.cfg) tries only that again. Where every attempt was
+robbed so, nothing was tested, and the test is skipped with that reason and its last failure. What
+fails on a machine of one's own fails at once.
 """
 
 from __future__ import annotations
@@ -41,4 +42,4 @@ def telling_stolen_time(stat: Path = STAT) -> Iterator[None]:
         taken = stolen_ms(stat) - before
         if taken < LEAST_MS:
             raise
-        raise StolenTime(f"{taken:.0f} ms of processor time, and so: {failure}") from failure
+        raise StolenTime(f"the host took {taken:.0f} ms of processor time: {failure}") from failure
