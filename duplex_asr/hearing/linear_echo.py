@@ -182,7 +182,7 @@ class LinearEchoFilter:
         if self._num_suspicious < SUSPICIOUS_FRAMES:
             return
         delay, self._is_elsewhere = self._moved_echo.find()
-        if delay:
+        if delay is not None:
             self._good_weights = _rooms(_later(_taps(self._good_weights), delay)[None])[0]
             self._trial = Trial(self._good_weights)
 

@@ -142,3 +142,14 @@ def test_a_gap_of_the_sound_card_moves_the_room_and_is_found_in_a_fifth_of_a_sec
     rest = run(LinearEchoFilter(), near, far)
     found = slice(half + 3_200, half + 8_000)
     assert reduction_db(near[found], rest[found]) > 20
+
+
+def test_a_beginning_that_led_astray_is_forgotten_when_the_old_room_explains_all() -> None:
+    far, pause, again = far_sound(6), np.zeros(16_000, np.float32), far_sound(0.7, seed=8)
+    linear = LinearEchoFilter()
+    run(linear, echo_of(far), far)
+    run(linear, pause, pause)
+    near = echo_of(again)
+    near[:1_600] = echo_of(again, np.roll(np.pad(ROOM, (0, 50)), 20))[:1_600]
+    rest = run(linear, near, again)
+    assert reduction_db(near[1_600 + 2_400 :], rest[1_600 + 2_400 :]) > 20
