@@ -159,7 +159,7 @@ def floor(length: int) -> Samples:
 class Aec3Alone(EchoCanceller):
     """Without the linear filter before it."""
 
-    def _cancel(self, near: Samples, far: Samples) -> Samples:
+    def _cancel(self, near: Samples, far: Samples, rest: Samples) -> Samples:
         return self._by_aec3(self._alone, near, far)
 
 
