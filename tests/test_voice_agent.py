@@ -99,8 +99,8 @@ def test_it_answers_is_interrupted_and_tells_the_model_what_was_heard(tmp_path: 
         agent.terminate()
     person, interrupted, number, answer = lines
     assert person == "person: computer", lines
-    # A soft "three" that begins below the device's own voice may be lost, as docs/benchmarks.md has
-    # it of four texts in twenty; nothing else may, and of the device's words nothing may be heard.
+    # A soft "three" that begins below the device's own voice may be lost where the sound card makes
+    # gaps, as docs/benchmarks.md has it; nothing else may, and no word of the device may be heard.
     wanted = [f"person: {SPOKEN[1]['text']}", f"person: {SPOKEN[1]['text'].partition(' ')[2]}"]
     assert number in wanted, lines
     heard = interrupted.removeprefix("device: ").removesuffix(" ...")
