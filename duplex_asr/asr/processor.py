@@ -36,14 +36,38 @@ def has_block_products(
     return machine in _ARM and version >= (1, 23) and "asimddp" in _features(cpu_info)
 
 
+def has_bfloat16_products(machine: str = "", cpu_info: Path = _CPU_INFO) -> bool:
+    """Whether products in bfloat16 take half the time of those in float32, or less.
+
+    Intel's tiles (AMX) do, and so do AMD's vectors from Zen 4 on. Intel's vectors have the
+    instruction, too, at the pace of float32 (Xeon with AMX, asr/kernels without its tiles: the time
+    of onnxruntime in float32).
+    """
+    if (machine or platform.machine()) not in _X86:
+        return False
+    features = _features(cpu_info)
+    if "avx512_bf16" not in features:
+        return False
+    return "amx_bf16" in features or _vendor(cpu_info) == "AuthenticAMD"
+
+
+def _vendor(cpu_info: Path) -> str:
+    return next(iter(_values("vendor_id", cpu_info)), "")
+
+
 def _features(cpu_info: Path) -> set[str]:
     """Names of the first core's abilities; none if the kernel does not tell."""
+    return set(_values("flags", cpu_info) or _values("Features", cpu_info))
+
+
+def _values(wanted: str, cpu_info: Path) -> list[str]:
+    """The words of a line about the first core."""
     try:
         text = cpu_info.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return set()
+        return []
     for line in text.splitlines():
         name, _, value = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            return set(value.split())
-    return set()
+        if name.strip() == wanted:
+            return value.split()
+    return []

@@ -10,22 +10,28 @@ import onnxruntime
 import pytest
 
 from duplex_asr.asr.checkpoint import read_checkpoint
+from duplex_asr.asr.engine import ModelDimensions
 from duplex_asr.asr.engines import load_engine
 from duplex_asr.asr.engines.embedding import EmbeddingRows
 from duplex_asr.asr.engines.onnx import OnnxEngine
+from duplex_asr.asr.engines.own_operators import LIBRARY_NAME
 from duplex_asr.asr.export import build
 from duplex_asr.asr.export.graph import Graph, WeightsFile
+from duplex_asr.asr.export.operators import gains_by_operators
 from duplex_asr.asr.export.whisper_graphs import FloatWeights, build_encoder
 from duplex_asr.asr.manifest import describe_files, read_manifest
 from duplex_asr.asr.mel import log_mel_spectrogram
 from duplex_asr.asr.processor import has_block_products
 from duplex_asr.errors import ConfigError, EngineError
+from tests.asr.own_operators import has_tiles
 
 TOKENS = [257, 264, 104, 101, 108, 108, 111]
 FORMS = {  # precision, whether the processor has block products, error of the logits
     "int8 in blocks": ("int8", True, 0.06),
     "int8 in channels": ("int8", False, 0.06),
     "int4": ("int4", True, 0.3),
+    "int8, operators of our own": ("int8", True, 0.06),
+    "int8, operators of our own on tiles": ("int8", True, 0.06),
 }
 
 
@@ -42,10 +48,25 @@ def build_form(
     if has_blocks and not has_block_products(onnxruntime.__version__):
         pytest.skip(f"onnxruntime {onnxruntime.__version__} has no such products on this processor")
     monkeypatch.setattr(build, "has_block_products", lambda version: has_blocks)
+    choose_operators(form, read_checkpoint(checkpoint).dimensions, monkeypatch)
     build.build_onnx_engine(checkpoint, folder, precision, tokenizer_path=tokenizer)
+    assert (folder / LIBRARY_NAME).exists() == ("of our own" in form)
     engine = load_engine(folder, threads=1)
     assert isinstance(engine, OnnxEngine)
     return engine
+
+
+def choose_operators(
+    form: str, dimensions: ModelDimensions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "of our own" not in form:
+        monkeypatch.setattr(build, "gains_by_operators", lambda dimensions: False)
+    elif not gains_by_operators(dimensions):
+        pytest.skip("this processor has no fast products in bfloat16")
+    elif "tiles" not in form:
+        monkeypatch.setenv("DUPLEX_ASR_NO_TILES", "1")
+    elif not has_tiles():
+        pytest.skip("this processor has no tiles (AMX)")
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -99,10 +120,10 @@ def test_the_fused_encoder_gives_what_standard_operators_give(
 
 @pytest.mark.parametrize("form", FORMS)
 def test_tokens_whose_logits_nobody_asks_for_count_all_the_same(
-    form: str, small_checkpoint: Path, byte_tokenizer: Path, mel: np.ndarray, tmp_path: Path,
+    form: str, wide_checkpoint: Path, byte_tokenizer: Path, mel: np.ndarray, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    engine = build_form(form, small_checkpoint, byte_tokenizer, tmp_path / "engine", monkeypatch)
+    engine = build_form(form, wide_checkpoint, byte_tokenizer, tmp_path / "engine", monkeypatch)
     encoded = engine.encode(mel)
     sequence = engine.new_sequence(encoded)
     sequence.append(TOKENS[:4])

@@ -4,13 +4,20 @@ from pathlib import Path
 
 import pytest
 
-from duplex_asr.asr.processor import has_block_products, has_exact_int8_products
+from duplex_asr.asr.processor import (
+    has_bfloat16_products,
+    has_block_products,
+    has_exact_int8_products,
+)
 
 HASWELL = "processor\t: 0\nflags\t\t: fpu sse4_1 avx avx2 fma\n\nprocessor\t: 1\n"
 ZEN = "processor\t: 0\nflags\t\t: fpu avx avx2 avx512f avx512_vnni\n"
 ALDER_LAKE = "flags\t\t: fpu avx avx2 avx_vnni\n"
 ATOM = "flags\t\t: fpu sse4_1\n"
 ORIN = "processor\t: 0\nFeatures\t: fp asimd aes crc32 atomics asimddp\n"
+SAPPHIRE_RAPIDS = "vendor_id\t: GenuineIntel\nflags\t\t: avx2 avx512_bf16 amx_bf16 amx_int8\n"
+COOPER_LAKE = "vendor_id\t: GenuineIntel\nflags\t\t: avx2 avx512_bf16\n"
+ZEN_4 = "vendor_id\t: AuthenticAMD\nmodel name\t: EPYC\nflags\t\t: avx2 avx512_bf16\n"
 PI_4 = "processor\t: 0\nBogoMIPS\t: 108.00\nFeatures\t: fp asimd evtstrm crc32 cpuid\n"
 
 
@@ -38,6 +45,18 @@ def test_block_products_take_a_processor_and_an_onnxruntime(
 ) -> None:
     (tmp_path / "cpuinfo").write_text(text)
     assert has_block_products(version, machine, tmp_path / "cpuinfo") is has_them
+
+
+@pytest.mark.parametrize(
+    ("text", "machine", "has_them"),
+    [(SAPPHIRE_RAPIDS, "x86_64", True), (ZEN_4, "x86_64", True), (COOPER_LAKE, "x86_64", False),
+     (ZEN, "x86_64", False), (ORIN, "aarch64", False), ("", "x86_64", False)],
+)  # fmt: skip
+def test_bfloat16_is_fast_on_tiles_and_on_amds_vectors(
+    tmp_path: Path, text: str, machine: str, has_them: bool
+) -> None:
+    (tmp_path / "cpuinfo").write_text(text)
+    assert has_bfloat16_products(machine, tmp_path / "cpuinfo") is has_them
 
 
 def test_a_kernel_that_does_not_tell_is_taken_to_have_neither(tmp_path: Path) -> None:

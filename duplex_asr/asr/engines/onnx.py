@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from duplex_asr.asr.engine import EncodedAudio, ModelDimensions
 from duplex_asr.asr.engines.embedding import EmbeddingRows
+from duplex_asr.asr.engines.own_operators import LIBRARY_NAME, packed_size, register_operators
 from duplex_asr.asr.engines.stepwise import StepwiseEngine
 from duplex_asr.asr.manifest import EMBEDDING, FUSED_OPERATORS, TOKENIZER_NAME, Manifest
 from duplex_asr.asr.mel import N_FRAMES
@@ -23,6 +24,7 @@ from duplex_asr.errors import EngineError
 
 ENCODER_NAME = "encoder.onnx"
 DECODER_NAME = "decoder.onnx"
+_CROSS, _PACKED = "cross_", "cross_kv_"  # of keys and values that the encoder gives the decoder
 _MAX_DEFAULT_THREADS = (
     4  # beyond that a batch of one gains little and the rest of the machine loses
 )
@@ -115,9 +117,8 @@ class OnnxEngine(StepwiseEngine):
         self._encoder = encoder
         self._decoder = decoder
         self._embedding = embedding
-        layers = range(self.dimensions.n_text_layer)
         self._cross_names = [
-            f"cross_{part}_{index}" for index in layers for part in ("key", "value")
+            each.name for each in decoder.get_inputs() if each.name.startswith(_CROSS)
         ]
 
     @classmethod
@@ -126,8 +127,9 @@ class OnnxEngine(StepwiseEngine):
         ranks = read_ranks(folder / TOKENIZER_NAME)
         dimensions = manifest.dimensions
         tokenizer = Tokenizer(ranks, dimensions.n_vocab, dimensions.is_multilingual)
-        encoder = _make_session(folder / ENCODER_NAME, threads)
-        decoder = _make_session(folder / DECODER_NAME, threads, spins=True)
+        own = LIBRARY_NAME in manifest.files
+        encoder = _make_session(folder / ENCODER_NAME, threads, has_own_operators=own)
+        decoder = _make_session(folder / DECODER_NAME, threads, has_own_operators=own, spins=True)
         _check_graphs(folder, dimensions, encoder, decoder)
         place = decoder.get_modelmeta().custom_metadata_map[EMBEDDING]
         embedding = EmbeddingRows(folder, place, dimensions.n_vocab, dimensions.n_text_state)
@@ -191,12 +193,8 @@ def _check_graphs(folder: Path, dimensions: ModelDimensions, encoder: Any, decod
             f"onnxruntime {onnxruntime.__version__} it would be many times slower; build it here "
             "with `duplex-asr build --precision int8`"
         )
-    heads = dimensions.n_text_head
-    head_size = dimensions.n_text_state // heads
-    expected: dict[str, list[int]] = {"mel": [dimensions.n_mels, N_FRAMES]}
-    for index in range(dimensions.n_text_layer):
-        expected[f"cross_key_{index}"] = [heads, head_size, dimensions.n_audio_ctx]
-        expected[f"cross_value_{index}"] = [heads, dimensions.n_audio_ctx, head_size]
+    own = any(each.name.startswith(_PACKED) for each in decoder.get_inputs())
+    expected = {"mel": [dimensions.n_mels, N_FRAMES]} | _cross_shapes(dimensions, own)
     found = {each.name: each.shape for each in (*encoder.get_inputs(), *encoder.get_outputs())}
     found.pop("audio_features", None)
     taken = {each.name: each.shape for each in decoder.get_inputs()}
@@ -205,7 +203,7 @@ def _check_graphs(folder: Path, dimensions: ModelDimensions, encoder: Any, decod
             f"{folder} was built by an older version of this program: build it again with "
             "`duplex-asr build`"
         )
-    taken = {name: shape for name, shape in taken.items() if "cross" in name}
+    taken = {name: shape for name, shape in taken.items() if name.startswith(_CROSS)}
     logits = {each.name: each.shape for each in decoder.get_outputs()}["logits"]
     is_ours = found == expected and taken == {k: v for k, v in expected.items() if k != "mel"}
     if not is_ours or logits[-1] != dimensions.n_vocab:
@@ -215,7 +213,21 @@ def _check_graphs(folder: Path, dimensions: ModelDimensions, encoder: Any, decod
         )
 
 
-def _make_session(path: Path, threads: int, spins: bool = False) -> Any:
+def _cross_shapes(dimensions: ModelDimensions, is_packed: bool) -> dict[str, list[int]]:
+    """The cross-attention keys and values that the graphs pass on, by their names."""
+    heads, positions = dimensions.n_text_head, dimensions.n_audio_ctx
+    head_size = dimensions.n_text_state // heads
+    shapes = {}
+    for index in range(dimensions.n_text_layer):
+        if is_packed:
+            shapes[f"{_PACKED}{index}"] = [heads, packed_size(positions)]
+        else:
+            shapes[f"cross_key_{index}"] = [heads, head_size, positions]
+            shapes[f"cross_value_{index}"] = [heads, positions, head_size]
+    return shapes
+
+
+def _make_session(path: Path, threads: int, has_own_operators: bool, spins: bool = False) -> Any:
     """spins: threads stay awake between the operators of a run, for whose many small products they
     would else come too late; after it they sleep, so that a daemon is idle between utterances."""
     import onnxruntime
@@ -231,6 +243,8 @@ def _make_session(path: Path, threads: int, spins: bool = False) -> Any:
     if not has_exact_int8_products():  # widens the weights then: exact everywhere, and slower here
         options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 3
+    if has_own_operators:
+        register_operators(options, path.parent)
     # onnxruntime's exceptions have no base class of their own.
     names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoModel", "NoSuchFile")
     errors = tuple(getattr(state, name) for name in (*names, "NotImplemented", "RuntimeException"))

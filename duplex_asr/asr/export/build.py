@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 
 from duplex_asr.asr.checkpoint import Checkpoint
+from duplex_asr.asr.engines.own_operators import LIBRARY_NAME
 from duplex_asr.asr.export.engine_folder import (
     NEEDS_ONNX,
     NO_REPORT,
@@ -16,6 +18,12 @@ from duplex_asr.asr.export.engine_folder import (
     Report,
     WrittenFiles,
     make_engine_folder,
+)
+from duplex_asr.asr.export.operators import (
+    CannotCompile,
+    OwnOperators,
+    compile_operators,
+    gains_by_operators,
 )
 from duplex_asr.asr.manifest import Manifest
 from duplex_asr.asr.mel import log_mel_spectrogram
@@ -62,8 +70,9 @@ def build_onnx_engine(
 
     def write_files(checkpoint: Checkpoint, folder: Path) -> WrittenFiles:
         report(f"writing the {precision} graphs", checkpoint.num_bytes)
-        names = write_graphs(checkpoint, folder, precision, keep_checkpoint, has_blocks)
-        return WrittenFiles(names)
+        own = _add_own_operators(checkpoint, folder, report) if precision != "fp32" else None
+        names = write_graphs(checkpoint, folder, precision, keep_checkpoint, has_blocks, own)
+        return WrittenFiles(names if own is None else [*names, LIBRARY_NAME])
 
     return make_engine_folder(
         checkpoint_path,
@@ -86,10 +95,12 @@ def write_graphs(
     precision: str = "fp32",
     keep_checkpoint: bool = False,
     has_blocks: bool = True,
+    own: OwnOperators | None = None,
 ) -> list[str]:
     """Write graphs and weights; returns the names of the files written.
 
     has_blocks: write a decoder for processors that have_block_products.
+    own: write graphs for these, which are in the folder.
     """
     try:
         import onnx
@@ -102,10 +113,12 @@ def write_graphs(
             EncoderInt8Weights,
         )
         from duplex_asr.asr.export.graph import Graph, WeightsFile
+        from duplex_asr.asr.export.own_graphs import build_own_encoder
+        from duplex_asr.asr.export.tile_weights import TileWeights
         from duplex_asr.asr.export.whisper_graphs import FloatWeights
     except ImportError as error:
         raise ConfigError(NEEDS_ONNX) from error
-    encoder_weights: FloatWeights
+    encoder_weights: Any
     decoder_weights: FloatWeights
     if keep_checkpoint:
         shutil.copyfile(checkpoint.path, folder / CHECKPOINT_NAME)
@@ -114,20 +127,21 @@ def write_graphs(
         encoder_weights = decoder_weights = FloatWeights(checkpoint)
     else:
         # The encoder computes more than it reads, so that 4 bits would make it slower.
-        encoder_weights = EncoderInt8Weights(checkpoint)
+        has_tiles = own is not None and own.has_tiles
+        encoder_weights = (TileWeights if has_tiles else EncoderInt8Weights)(checkpoint)
         decoder_weights = (
             DecoderBlockWeights(checkpoint, bits=4 if precision == "int4" else 8)
             if has_blocks
             else DecoderInt8Weights(checkpoint)
         )
     weights_file = WeightsFile(folder / WEIGHTS_NAME)
-    for file_name, build, weights in (
-        (ENCODER_NAME, build_fused_encoder, encoder_weights),
-        (DECODER_NAME, build_fused_decoder, decoder_weights),
-    ):
-        graph = Graph(file_name.removesuffix(".onnx"), weights_file)
-        build(graph, checkpoint, weights)
-        onnx.save_model(graph.model(), str(folder / file_name))
+    encoder = Graph(ENCODER_NAME.removesuffix(".onnx"), weights_file)
+    build_encoder = build_fused_encoder if own is None else build_own_encoder
+    build_encoder(encoder, checkpoint, encoder_weights)
+    onnx.save_model(encoder.model(), str(folder / ENCODER_NAME))
+    decoder = Graph(DECODER_NAME.removesuffix(".onnx"), weights_file)
+    build_fused_decoder(decoder, checkpoint, decoder_weights, has_own_operators=own is not None)
+    onnx.save_model(decoder.model(), str(folder / DECODER_NAME))
     weights_file.close()
     names = [ENCODER_NAME, DECODER_NAME, WEIGHTS_NAME]
     if keep_checkpoint:
@@ -136,6 +150,18 @@ def write_graphs(
         (folder / WEIGHTS_NAME).unlink()
         names.remove(WEIGHTS_NAME)
     return names
+
+
+def _add_own_operators(checkpoint: Checkpoint, folder: Path, report: Report) -> OwnOperators | None:
+    """Compile our own operators into the folder where they help; says why if that fails."""
+    if not gains_by_operators(checkpoint.dimensions):
+        return None
+    report("compiling operators for this processor")
+    try:
+        return compile_operators(folder)
+    except CannotCompile as error:
+        report(f"going on without them: {error}")
+        return None
 
 
 def _try_engine(folder: Path, manifest: Manifest) -> None:

@@ -13,8 +13,10 @@ from onnx import TensorProto
 
 from duplex_asr.asr.checkpoint import Checkpoint
 from duplex_asr.asr.export.graph import Graph
+from duplex_asr.asr.export.own_graphs import attend_packed
 from duplex_asr.asr.export.whisper_graphs import (
     FLOAT,
+    N_POSITIONS,
     AttentionLayers,
     FloatWeights,
     convolve,
@@ -44,9 +46,13 @@ def build_fused_encoder(graph: Graph, checkpoint: Checkpoint, weights: FloatWeig
     output_cross_kv(graph, checkpoint, weights, features)
 
 
-def build_fused_decoder(graph: Graph, checkpoint: Checkpoint, weights: FloatWeights) -> None:
+def build_fused_decoder(
+    graph: Graph, checkpoint: Checkpoint, weights: FloatWeights, has_own_operators: bool = False
+) -> None:
     """embedded (n, width), wanted (m,), the self-attention KV of `past` positions and the
     cross-attention KV -> logits (m, n_vocab) and the self-attention KV of `past + n` positions.
+
+    has_own_operators: the cross-attention KV are those of own_graphs.py.
 
     embedded: the tokens' rows of the embedding, which the caller reads from the folder: mapped by
     onnxruntime, all of them would soon count as resident.
@@ -63,7 +69,7 @@ def build_fused_decoder(graph: Graph, checkpoint: Checkpoint, weights: FloatWeig
 
     for index in range(dims.n_text_layer):
         layer = f"decoder.blocks.{index}"
-        attn, cross_attn = f"{layer}.attn", f"{layer}.cross_attn"
+        attn = f"{layer}.attn"
         inputs = _query_key_value(layers, layers.norm(x, f"{layer}.attn_ln"), attn)
         no_bias_mask_score = ("", "", "")
         mixed, key, value = graph.fused_with_outputs(
@@ -75,13 +81,9 @@ def build_fused_decoder(graph: Graph, checkpoint: Checkpoint, weights: FloatWeig
         graph.output(f"new_self_value_{index}", value, FLOAT, shape)
         x = graph.node("Add", x, layers.linear(_without_batch(graph, mixed), f"{attn}.out"))
 
-        # Few queries over 1500 keys that are already turned: three operators are faster here.
-        shape = [heads, head_size, dims.n_audio_ctx]
-        cross_key = graph.input(f"cross_key_{index}", FLOAT, shape)
-        shape = [heads, dims.n_audio_ctx, head_size]
-        cross_value = graph.input(f"cross_value_{index}", FLOAT, shape)
-        query = layers.query(layers.norm(x, f"{layer}.cross_attn_ln"), cross_attn)
-        mixed = layers.attend_transposed(query, cross_key, cross_value, cross_attn)
+        query = layers.norm(x, f"{layer}.cross_attn_ln")
+        attend = attend_packed if has_own_operators else _attend_cross
+        mixed = attend(layers, query, f"{layer}.cross_attn", index)
         x = graph.node("Add", x, mixed)
         x = graph.node("Add", x, layers.mlp(x, layer))
 
@@ -91,6 +93,14 @@ def build_fused_decoder(graph: Graph, checkpoint: Checkpoint, weights: FloatWeig
     file, offset, dtype = weights.place_of_rows(graph, _EMBEDDING)
     place = {"file": file, "offset": offset, "dtype": dtype}
     graph.properties[EMBEDDING] = json.dumps(place)
+
+
+def _attend_cross(layers: AttentionLayers, x: str, name: str, index: int) -> str:
+    """Few queries over 1500 keys that are already turned: three operators are faster than one."""
+    graph, heads, head_size = layers.graph, layers.num_heads, layers.head_size
+    key = graph.input(f"cross_key_{index}", FLOAT, [heads, head_size, N_POSITIONS])
+    value = graph.input(f"cross_value_{index}", FLOAT, [heads, N_POSITIONS, head_size])
+    return layers.attend_transposed(layers.query(x, name), key, value, name)
 
 
 def _self_attention_inputs(graph: Graph, index: int, heads: int, head_size: int) -> tuple[str, str]:

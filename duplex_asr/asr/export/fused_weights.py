@@ -6,6 +6,8 @@ Each class gives `linear` another form; everything else is stored as FloatWeight
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -36,14 +38,30 @@ class EncoderInt8Weights(FloatWeights):
         self._quantised: dict[str, tuple[str, str, str]] = {}
 
     def linear(self, graph: Graph, x: str, name: str, bias: str | None) -> str:
+        stored = self.tensor(graph, bias) if bias is not None else None
+        return self._product(graph, x, name, self._checkpoint.weight(name), stored)
+
+    def product(
+        self, graph: Graph, x: str, name: str, has_gelu: bool = False, residual: str = ""
+    ) -> str:
+        """The layer `name` of x, then GELU, then what is added, as asked for."""
+        y = self.linear(graph, x, f"{name}.weight", f"{name}.bias")
+        if has_gelu:
+            y = graph.node("Gelu", y)
+        return graph.node("Add", residual, y) if residual else y
+
+    def joined(self, graph: Graph, x: str, name: str, parts: Sequence[str]) -> str:
+        """Several of query, key and value of x (n, in), one beside the other: (n, parts * out)."""
+        weight, bias = joined_parts(graph, self._checkpoint, name, parts)
+        return self._product(graph, x, f"{name}.all", weight, bias)
+
+    def _product(self, graph: Graph, x: str, name: str, weight: Matrix, bias: str | None) -> str:
         if x not in self._quantised:
             x_uint8, scale, zero = graph.node_with_outputs("DynamicQuantizeLinear", 3, x)
             self._quantised[x] = (x_uint8, scale, zero)
         x_uint8, x_scale, x_zero = self._quantised[x]
-        columns, scale = _stored_columns(graph, name, self._checkpoint.weight(name))
-        inputs = [x_uint8, columns, x_scale, scale, x_zero, ""]
-        if bias is not None:
-            inputs.append(self.tensor(graph, bias))
+        columns, scale = _stored_columns(graph, name, weight)
+        inputs = [x_uint8, columns, x_scale, scale, x_zero, "", *([bias] if bias else [])]
         return graph.fused("MatMulIntegerToFloat", *inputs)
 
 
@@ -59,7 +77,7 @@ class DecoderInt8Weights(FloatWeights):
         return product if bias is None else graph.node("Add", product, self.tensor(graph, bias))
 
     def query_key_value(self, graph: Graph, x: str, name: str) -> list[str]:
-        weight, bias = _joined(graph, self._checkpoint, name)
+        weight, bias = joined_parts(graph, self._checkpoint, name)
         product = graph.node("Add", self._product(graph, x, f"{name}.all", weight), bias)
         return _split(graph, product)
 
@@ -93,7 +111,7 @@ class DecoderBlockWeights(FloatWeights):
         return self._product(graph, x, name, self._checkpoint.weight(name), bits, stored)
 
     def query_key_value(self, graph: Graph, x: str, name: str) -> list[str]:
-        weight, bias = _joined(graph, self._checkpoint, name)
+        weight, bias = joined_parts(graph, self._checkpoint, name)
         return _split(graph, self._product(graph, x, f"{name}.all", weight, self._bits, bias))
 
     def _product(
@@ -109,13 +127,19 @@ class DecoderBlockWeights(FloatWeights):
         )  # fmt: skip
 
 
-def _joined(graph: Graph, checkpoint: Checkpoint, name: str) -> tuple[Matrix, str]:
+def joined_parts(
+    graph: Graph, checkpoint: Checkpoint, name: str, parts: Sequence[str] = PARTS
+) -> tuple[Matrix, str]:
     """Weights of query, key and value one below the other, and their bias: one product for three
     wakes fewer threads and saves small operators."""
-    weight = np.concatenate([checkpoint.weight(f"{name}.{part}.weight") for part in PARTS])
-    query, value = (checkpoint.weight(f"{name}.{part}.bias") for part in ("query", "value"))
-    bias = np.concatenate([query, np.zeros_like(query), value])  # Whisper's keys have none
-    return weight, graph.weight(f"{name}.all.bias", bias)
+    weights = [checkpoint.weight(f"{name}.{part}.weight") for part in parts]
+    biases = [
+        np.zeros(len(weight), np.float32)  # Whisper's keys have none
+        if part == "key"
+        else checkpoint.weight(f"{name}.{part}.bias")
+        for part, weight in zip(parts, weights, strict=True)
+    ]
+    return np.concatenate(weights), graph.weight(f"{name}.all.bias", np.concatenate(biases))
 
 
 def _split(graph: Graph, product: str) -> list[str]:

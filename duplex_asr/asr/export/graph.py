@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, StringStringEntryProto, TensorProto, helper, numpy_helper
 
+from duplex_asr.asr.engines.own_operators import DOMAIN as OWN_DOMAIN
 from duplex_asr.asr.manifest import FUSED_OPERATORS
 
 OPSET = 20  # the first with Gelu; onnxruntime 1.19 and TensorRT 10 know it
@@ -52,6 +53,7 @@ class Graph:
         self._inputs: list[Any] = []
         self._outputs: list[Any] = []
         self._fused: set[str] = set()
+        self._has_own = False
         self.properties: dict[str, str] = {}
 
     def input(self, name: str, dtype: int, shape: Sequence[int | str]) -> str:
@@ -74,6 +76,11 @@ class Graph:
     def fused_with_outputs(self, op: str, count: int, *inputs: str, **attributes: Any) -> list[str]:
         self._fused.add(op)
         return self.node_with_outputs(op, count, *inputs, domain=_FUSED_DOMAIN, **attributes)
+
+    def own(self, op: str, *inputs: str, **attributes: Any) -> str:
+        """Add one of our own operators (asr/kernels)."""
+        self._has_own = True
+        return self.node_with_outputs(op, 1, *inputs, domain=OWN_DOMAIN, **attributes)[0]
 
     def node_with_outputs(self, op: str, count: int, *inputs: str, **attributes: Any) -> list[str]:
         stem = f"{op.lower()}_{len(self._nodes)}"
@@ -129,6 +136,8 @@ class Graph:
         opsets = [helper.make_opsetid("", OPSET)]
         if self._fused:
             opsets.append(helper.make_opsetid(_FUSED_DOMAIN, 1))
+        if self._has_own:
+            opsets.append(helper.make_opsetid(OWN_DOMAIN, 1))
         model = helper.make_model(
             graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="duplex-asr"
         )

@@ -17,6 +17,7 @@ from duplex_asr.asr.export.graph import Graph
 from duplex_asr.asr.mel import N_FRAMES
 
 FLOAT = TensorProto.FLOAT
+N_POSITIONS = N_FRAMES // 2  # the second convolution halves them
 PARTS = ("query", "key", "value")
 _TENSOR_TYPES = {"float16": TensorProto.FLOAT16, "float32": TensorProto.FLOAT}
 
