@@ -30,7 +30,7 @@ def measure(data: Path, output: Path) -> dict[str, Any]:
 
 @pytest.mark.soundcard
 @pytest.mark.alone
-@pytest.mark.timeout(240, func_only=True)  # else no attempt but the first would be timed
+@pytest.mark.timeout(240)
 def test_a_text_is_heard_soon_by_a_person_who_silences_it_and_not_by_itself(
     tmp_path: Path, shared_data: Path
 ) -> None:
