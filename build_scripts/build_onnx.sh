@@ -49,6 +49,8 @@ Environment, with the value of this run:
   CHECKPOINT_URL=$CHECKPOINT_URL
                                   a mirror of OpenAI's checkpoints
   STALL_S=$STALL_S                      seconds after which a server that sends nothing is given up
+  CXX=${CXX:-(g++ or clang++)}
+                                  compiles operators for this processor where they help (int8, int4)
   PYTHON=$PYTHON                  the Python that has the packages onnx and onnxruntime
   NEEDED_TOTAL_MB, NEEDED_DISK_MB what the checks ask for, instead of the estimate
   SIGN_OF_LIFE_S=30               seconds between two lines while a step runs

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from duplex_asr.asr.engines import EngineConfig
+from duplex_asr.asr.engines import EngineConfig, own_operators
+from duplex_asr.asr.engines.own_operators import LIBRARY_NAME
+from duplex_asr.asr.manifest import describe_files, read_manifest
 from duplex_asr.asr.transcriber import TranscriptionConfig
 from duplex_asr.config import Config
 from duplex_asr.doctor import engine
@@ -35,6 +37,25 @@ def test_an_engine_for_the_processor_fits_everywhere(jetson: Machine, pc: Machin
         (found,) = engine.check_engine(exam)
         assert found.level == "ok"
         assert "demo (onnx, fp32)" in found.what and "is whole, for any processor" in found.what
+
+
+@pytest.mark.parametrize("has_them", [True, False])
+def test_an_engine_with_operators_fits_processors_that_can_run_them(
+    pc: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_them: bool
+) -> None:
+    folder = tmp_path / "demo"
+    shutil.copytree(DEMO, folder)
+    (folder / LIBRARY_NAME).write_text("compiled")
+    manifest = read_manifest(folder)
+    added = describe_files(folder, [LIBRARY_NAME])
+    replace(manifest, files={**manifest.files, **added}).write(folder)
+    monkeypatch.setattr(own_operators, "has_bfloat16_products", lambda: has_them)
+    (found,) = engine.check_engine(pc.examine("alice", of_folder(folder)))
+    if has_them:
+        assert found.level == "ok" and "with operators for this processor" in found.what
+    else:
+        assert found.level == "failed" and "can do more" in found.what
+        assert found.fix == "build it here with `duplex-asr build`"
 
 
 def test_a_missing_and_a_damaged_engine_are_named_with_what_builds_them(

@@ -10,6 +10,7 @@ from duplex_asr.errors import EngineError
 
 LIBRARY_NAME = "operators.so"
 DOMAIN = "duplex_asr"
+_REBUILD = "build it here with `duplex-asr build`"
 HEAD_SIZE = 64  # the only one that they know; every Whisper model has it
 
 
@@ -18,22 +19,26 @@ def packed_size(num_positions: int) -> int:
     return 2 * HEAD_SIZE * (-(-num_positions // 32) * 32)
 
 
+def check_processor(folder: Path) -> None:
+    """EngineError unless the operators of this folder can run here."""
+    if not has_bfloat16_products():
+        raise EngineError(
+            f"{folder} was built on a machine whose processor can do more (products in bfloat16):"
+            f" {_REBUILD}"
+        )
+
+
 def register_operators(options: Any, folder: Path) -> None:
     """Have onnxruntime's SessionOptions know them; EngineError if this machine cannot run them."""
     import onnxruntime
     from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
+    check_processor(folder)
     library = folder / LIBRARY_NAME
-    other = "build it here with `duplex-asr build`"
-    if not has_bfloat16_products():
-        raise EngineError(
-            f"{folder} was built on a machine whose processor can do more (products in bfloat16):"
-            f" {other}"
-        )
     try:
         options.register_custom_ops_library(str(library))
     except Fail as error:
         reason = str(error).strip().splitlines()[0]
         raise EngineError(
-            f"onnxruntime {onnxruntime.__version__} cannot load {library} ({reason}): {other}"
+            f"onnxruntime {onnxruntime.__version__} cannot load {library} ({reason}): {_REBUILD}"
         ) from error
