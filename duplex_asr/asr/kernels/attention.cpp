@@ -10,13 +10,14 @@
 #include <optional>
 
 #include "tiles.h"
+#include "vectors.h"
 
 namespace duplex {
 namespace {
 
-constexpr int64_t kKeyBlock = 16;   // keys whose columns lie together
+constexpr int64_t kKeyBlock = 16;    // keys whose columns lie together
 constexpr int64_t kValueBlock = 32;  // positions of a tile of shares
-constexpr int64_t kTile = 512;       // values of bfloat16 in a tile: 16 rows of 64 bytes
+constexpr int64_t kTile = 512;        // values of bfloat16 in a tile: 16 rows of 64 bytes
 constexpr float kLog2E = 1.44269504f;
 
 // Scores in powers of two: the root of 64 and the base's logarithm go into the queries.
@@ -58,18 +59,6 @@ Scratch scratch_for(int64_t num_padded) {
 
 TARGET_AVX512 inline __m256i to_bf16(__m512 values) {
     return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(values));
-}
-
-// 2^x for x <= 0; off by 4e-6 of it, while bfloat16 is off by 2e-3.
-TARGET_AVX512 inline __m512 power_of_two(__m512 x) {
-    const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const __m512 rest = _mm512_sub_ps(x, whole);
-    __m512 sum = _mm512_set1_ps(9.6750e-3f);
-    sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(5.5504e-2f));
-    sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(2.40221e-1f));
-    sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(6.93147e-1f));
-    sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(1.0f));
-    return _mm512_scalef_ps(sum, whole);
 }
 
 // kRows queries from `first` on; rows beyond the last one are zeros.

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "tiles.h"
+#include "vectors.h"
 
 namespace duplex {
 namespace {
@@ -15,23 +16,9 @@ constexpr int64_t kSide = 32;  // rows and columns that go through together: two
 constexpr int64_t kStride = kColumnChunk + 16;
 constexpr float kSteps = 127;
 
-// The error function, off by 1.5e-7 at most: Abramowitz and Stegun, 7.1.26.
-TARGET_AVX512 inline __m512 power_of_e(__m512 x) {
-    const __m512 powers = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f));
-    const __m512 whole =
-        _mm512_roundscale_ps(powers, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const __m512 rest = _mm512_sub_ps(powers, whole);
-    __m512 sum = _mm512_set1_ps(1.33336e-3f);
-    sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(9.61813e-3f));
-    sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(5.550411e-2f));
-    sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(2.402265e-1f));
-    sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(6.9314718e-1f));
-    sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(1.0f));
-    return _mm512_scalef_ps(sum, whole);
-}
-
+// The error function in it is off by 1.5e-7 at most: Abramowitz and Stegun, 7.1.26.
 TARGET_AVX512 inline __m512 gelu(__m512 x) {
-    const __m512 one = _mm512_set1_ps(1);
+    const __m512 one = _mm512_set1_ps(1), two = _mm512_set1_ps(2);
     const __m512 z = _mm512_mul_ps(_mm512_abs_ps(x), _mm512_set1_ps(0.70710678f));
     const __m512 t = _mm512_div_ps(one, _mm512_fmadd_ps(z, _mm512_set1_ps(0.3275911f), one));
     __m512 sum = _mm512_set1_ps(1.061405429f);
@@ -39,14 +26,14 @@ TARGET_AVX512 inline __m512 gelu(__m512 x) {
     sum = _mm512_fmadd_ps(sum, t, _mm512_set1_ps(1.421413741f));
     sum = _mm512_fmadd_ps(sum, t, _mm512_set1_ps(-0.284496736f));
     sum = _mm512_fmadd_ps(sum, t, _mm512_set1_ps(0.254829592f));
-    const __m512 least = _mm512_set1_ps(-80);  // what is smaller takes long, and is nothing
-    const __m512 power = power_of_e(_mm512_max_ps(_mm512_fnmadd_ps(z, z, _mm512_setzero_ps()), least));
-    const __m512 tail = _mm512_mul_ps(_mm512_mul_ps(sum, t), power);  // 1 - erf(z)
-    const __m512 half = _mm512_mul_ps(x, _mm512_set1_ps(0.5f));
-    const __mmask16 is_negative = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ);
+    // e^(-z^2); beyond the limit it would be denormal, which takes long, and is nothing.
+    const __m512 power = _mm512_mul_ps(_mm512_mul_ps(z, z), _mm512_set1_ps(-1.44269504f));
+    const __m512 small = power_of_two(_mm512_max_ps(power, _mm512_set1_ps(-115)));
+    const __m512 tail = _mm512_mul_ps(_mm512_mul_ps(sum, t), small);  // 1 - erf(z)
     // x / 2 * (1 + erf), of which 1 + erf is the tail where x < 0, and 2 less it elsewhere.
-    const __m512 share = _mm512_mask_mov_ps(_mm512_sub_ps(_mm512_set1_ps(2), tail), is_negative, tail);
-    return _mm512_mul_ps(half, share);
+    const __mmask16 is_negative = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ);
+    const __m512 share = _mm512_mask_mov_ps(_mm512_sub_ps(two, tail), is_negative, tail);
+    return _mm512_mul_ps(_mm512_mul_ps(x, _mm512_set1_ps(0.5f)), share);
 }
 
 TARGET_AMX void multiply_side(const int8_t* rows, const int8_t* weights, int64_t num_inputs,
@@ -84,12 +71,15 @@ TARGET_AVX512 void give_rows(const Linear& linear, const int32_t* sums, const fl
         const __m512 scale_of_row = _mm512_set1_ps(row_scale[row]);
         for (int64_t at = 0; at < num_columns; at += 16) {
             const int64_t column = first_column + at;
-            const __m512 sum = _mm512_cvtepi32_ps(_mm512_load_si512(sums + row * kStride + at));
-            const __m512 scale = _mm512_mul_ps(_mm512_loadu_ps(linear.scale + column), scale_of_row);
-            __m512 y = _mm512_mul_ps(sum, scale);
+            const int32_t* from = sums + row * kStride + at;
+            const __m512 sum = _mm512_cvtepi32_ps(_mm512_load_si512(from));
+            const __m512 scale = _mm512_loadu_ps(linear.scale + column);
+            __m512 y = _mm512_mul_ps(sum, _mm512_mul_ps(scale, scale_of_row));
             if (linear.bias) y = _mm512_add_ps(y, _mm512_loadu_ps(linear.bias + column));
             if (linear.has_gelu) y = gelu(y);
-            if (linear.residual) y = _mm512_add_ps(y, _mm512_loadu_ps(linear.residual + place + at));
+            if (linear.residual) {
+                y = _mm512_add_ps(y, _mm512_loadu_ps(linear.residual + place + at));
+            }
             _mm512_storeu_ps(linear.y + place + at, y);
         }
     }

@@ -12,7 +12,8 @@ namespace duplex {
 struct Linear {
     int64_t num_rows, num_inputs, num_outputs;  // inputs a multiple of 64, outputs of 32
     const float* x;                             // (rows, inputs)
-    const int8_t* weights;  // (outputs / 16, inputs / 64, 16 groups of inputs, 16 outputs, 4 inputs)
+    // (outputs / 16, inputs / 64, 16 groups of inputs, 16 outputs, 4 inputs)
+    const int8_t* weights;
     const float* scale;     // (outputs,)
     const float* bias;      // (outputs,), or null
     const float* residual;  // (rows, outputs) that are added, or null

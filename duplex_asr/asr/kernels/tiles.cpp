@@ -16,7 +16,7 @@ struct alignas(64) Config {
     uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
-// Not in a function: gcc 12 thinks that only 8 bytes of it are read, and would not fill in the rest.
+// Not in a function: gcc 12 thinks that only 8 bytes of it are read, and would fill in no more.
 const Config kConfig;
 
 // gcc 12 does not take the instructions of a constructor's attribute.
@@ -33,8 +33,9 @@ bool has_tiles() {
     static const bool has = [] {
         constexpr long kRequestPermission = 0x1023, kTileData = 18;  // arch_prctl(2)
         if (std::getenv("DUPLEX_ASR_NO_TILES")) return false;  // for tests
-        if (!__builtin_cpu_supports("amx-bf16") || !__builtin_cpu_supports("amx-int8")) return false;
-        return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+        const bool is_there =
+            __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("amx-int8");
+        return is_there && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
     }();
     return has;
 }
