@@ -32,6 +32,7 @@ FORMS = {  # precision, whether the processor has block products, error of the l
     "int4": ("int4", True, 0.3),
     "int8, operators of our own": ("int8", True, 0.06),
     "int8, operators of our own on tiles": ("int8", True, 0.06),
+    "int8 in channels, operators of our own": ("int8", False, 0.06),
 }
 
 
