@@ -1,5 +1,6 @@
 #include "tiles.h"
 
+#include <cpuid.h>
 #include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -23,6 +24,14 @@ const Config kConfig;
 TARGET_AMX void configure() { _tile_loadconfig(&kConfig); }
 TARGET_AMX void release() { _tile_release(); }
 
+// CPUID, leaf 7: clang 14's __builtin_cpu_supports does not know them.
+bool processor_has_them() {
+    constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24, kInt8 = 1u << 25;
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    const unsigned all = kBf16 | kTile | kInt8;
+    return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (edx & all) == all;
+}
+
 }  // namespace
 
 Tiles::Tiles() { configure(); }
@@ -33,9 +42,7 @@ bool has_tiles() {
     static const bool has = [] {
         constexpr long kRequestPermission = 0x1023, kTileData = 18;  // arch_prctl(2)
         if (std::getenv("DUPLEX_ASR_NO_TILES")) return false;  // for tests
-        const bool is_there =
-            __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("amx-int8");
-        return is_there && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+        return processor_has_them() && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
     }();
     return has;
 }
