@@ -30,6 +30,8 @@ def build(options: argparse.Namespace) -> int:
     next_step = f"try it with `duplex-asr transcribe --engine {options.output} FILE`"
     if options.keep_checkpoint and options.backend != "onnx":
         raise ConfigError("--keep-checkpoint goes with --backend onnx: others store them their way")
+    if options.portable and options.backend != "onnx":
+        raise ConfigError("--portable goes with --backend onnx: others are for one kind of GPU")
     with contextlib.closing(progress):
         if options.backend == "cuda":
             manifest = build_cuda_engine(*paths, options.precision or "fp16", **common)
@@ -42,6 +44,7 @@ def build(options: argparse.Namespace) -> int:
                 *paths,
                 options.precision or ("fp32" if options.keep_checkpoint else "int8"),
                 keep_checkpoint=options.keep_checkpoint,
+                portable=options.portable,
                 **common,
             )
     num_bytes = sum(entry["bytes"] for entry in manifest.files.values())

@@ -270,6 +270,10 @@ def _add_build(commands: Any) -> None:
         help="copy the checkpoint into the folder and read the weights from it (fp32 only)",
     )  # fmt: skip
     parser.add_argument(
+        "--portable", action="store_true",
+        help="onnx: for any processor, and not for this one as fast as it can",
+    )  # fmt: skip
+    parser.add_argument(
         "--threshold", action="append", default=[], metavar="NAME=VALUE",
         help="default of a [transcription] threshold for this model; may be repeated",
     )  # fmt: skip

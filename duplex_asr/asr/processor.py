@@ -37,18 +37,22 @@ def has_block_products(
 
 
 def has_bfloat16_products(machine: str = "", cpu_info: Path = _CPU_INFO) -> bool:
-    """Whether products in bfloat16 take half the time of those in float32, or less.
-
-    Intel's tiles (AMX) do, and so do AMD's vectors from Zen 4 on. Intel's vectors have the
-    instruction, too, at the pace of float32 (Xeon with AMX, asr/kernels without its tiles: the time
-    of onnxruntime in float32).
-    """
-    if (machine or platform.machine()) not in _X86:
-        return False
+    """Whether products in bfloat16 take half the time of those in float32, or less: Intel's tiles
+    (AMX) do, and fast vectors."""
+    if has_bfloat16_vectors(machine, cpu_info):
+        return True
     features = _features(cpu_info)
-    if "avx512_bf16" not in features:
-        return False
-    return "amx_bf16" in features or _vendor(cpu_info) == "AuthenticAMD"
+    return (machine or platform.machine()) in _X86 and {"avx512_bf16", "amx_bf16"} <= features
+
+
+def has_bfloat16_vectors(machine: str = "", cpu_info: Path = _CPU_INFO) -> bool:
+    """The same without tiles: AMD's from Zen 4 on.
+
+    Intel's vectors have the instruction at the pace of float32 (Xeon with AMX, asr/kernels without
+    its tiles: the time of onnxruntime in float32).
+    """
+    is_x86 = (machine or platform.machine()) in _X86
+    return is_x86 and "avx512_bf16" in _features(cpu_info) and _vendor(cpu_info) == "AuthenticAMD"
 
 
 def _vendor(cpu_info: Path) -> str:

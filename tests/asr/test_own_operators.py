@@ -5,6 +5,7 @@ from __future__ import annotations
 import _ctypes
 import dataclasses
 import math
+import platform
 import re
 import shutil
 from pathlib import Path
@@ -16,11 +17,16 @@ import pytest
 from duplex_asr.asr.engine import ModelDimensions
 from duplex_asr.asr.engines import load_engine, own_operators
 from duplex_asr.asr.engines.own_operators import LIBRARY_NAME, packed_size
+from duplex_asr.asr.export import operators
 from duplex_asr.asr.export.build import build_onnx_engine
-from duplex_asr.asr.export.operators import compile_operators, gains_by_operators
+from duplex_asr.asr.export.operators import (
+    CannotCompile,
+    compile_operators,
+    gains_by_operators,
+)
 from duplex_asr.asr.export.quantisation import quantise_rows
 from duplex_asr.asr.export.tile_weights import tiles_of
-from duplex_asr.errors import EngineError
+from duplex_asr.errors import ConfigError, EngineError
 from tests.asr.own_operators import has_tiles, run_operator
 
 HEADS, WIDTH = 3, 3 * 64
@@ -36,11 +42,33 @@ def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("operators")
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "vectors":
-            patch.setenv("DUPLEX_ASR_NO_TILES", "1")
+            use_vectors(patch)
         elif not has_tiles():
             pytest.skip("this processor has no tiles (AMX)")
         assert compile_operators(folder).has_tiles == (request.param == "tiles")
     return folder
+
+
+def test_they_compile_wherever_there_is_a_compiler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if platform.machine() != "x86_64" or not shutil.which("g++"):
+        pytest.skip("needs an x86-64 processor, of any age, and g++")
+    use_vectors(monkeypatch)
+    assert not compile_operators(tmp_path).has_tiles
+    assert [each.name for each in tmp_path.iterdir()] == [LIBRARY_NAME]
+
+
+def test_where_tiles_are_kept_from_us_intels_vectors_are_not_used_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if platform.machine() != "x86_64" or not shutil.which("g++"):
+        pytest.skip("needs an x86-64 processor, of any age, and g++")
+    use_vectors(monkeypatch)
+    monkeypatch.setattr(operators, "has_bfloat16_vectors", lambda: False)
+    with pytest.raises(CannotCompile, match="does not let processes use Intel's tiles"):
+        compile_operators(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -58,6 +86,12 @@ def attention(query: np.ndarray, key: np.ndarray, value: np.ndarray) -> np.ndarr
     shares /= shares.sum(axis=-1, keepdims=True)
     mixed: np.ndarray = (shares @ value).transpose(1, 0, 2).reshape(-1, WIDTH)
     return mixed
+
+
+def use_vectors(patch: pytest.MonkeyPatch) -> None:
+    """Do as on a processor of AMD's."""
+    patch.setenv("DUPLEX_ASR_NO_TILES", "1")
+    patch.setattr(operators, "has_bfloat16_vectors", lambda: True)
 
 
 def error(found: np.ndarray, expected: np.ndarray) -> float:
@@ -157,13 +191,22 @@ def test_a_product_on_tiles_is_refused_where_there_are_none(library: Path) -> No
 
 @pytest.mark.parametrize(
     ("compiler", "reason"),
-    [("/nonexistent/g++", "does not run"), ("false", "may be too old"), ("", "no C.. compiler")],
-)
+    [("/nonexistent/g++", "/nonexistent/g.. does not run"), ("false", "false refuses"),
+     ("true", "what the compiler made cannot be loaded"), ("g++ 'x", "CXX is no command"),
+     ("sleep 60", "sleep was not done after"), ("", "there is no C.. compiler")],
+)  # fmt: skip
 def test_without_a_compiler_an_engine_is_built_that_does_without(
     compiler: str, reason: str, wide_checkpoint: Path, byte_tokenizer: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("duplex_asr.asr.export.operators.has_bfloat16_products", lambda: True)
+    monkeypatch.setattr(operators, "has_bfloat16_products", lambda: True)
+    if compiler.startswith("sleep"):  # whose arguments are no files
+        monkeypatch.setattr(operators, "FLAGS", ())
+        monkeypatch.setattr(operators, "SOURCES", tmp_path / "none")
+        monkeypatch.setattr(operators, "TIMEOUT_S", 0.2)
+        (tmp_path / "sleep").write_text("#!/bin/sh\nexec sleep 60\n")
+        (tmp_path / "sleep").chmod(0o755)
+        compiler = str(tmp_path / "sleep")
     monkeypatch.setenv("CXX", compiler)
     if not compiler:
         monkeypatch.setenv("PATH", str(tmp_path))
@@ -171,10 +214,24 @@ def test_without_a_compiler_an_engine_is_built_that_does_without(
     build_onnx_engine(
         wide_checkpoint, tmp_path / "engine", "int8", tokenizer_path=byte_tokenizer, report=stages
     )
-    assert any("going on without them" in each and compiler in each for each in stages.said)
-    assert any(re.search(reason, each) for each in stages.said)
+    (said,) = (each for each in stages.said if "going on without them" in each)
+    assert re.search(reason, said)
     assert not (tmp_path / "engine" / LIBRARY_NAME).exists()
     load_engine(tmp_path / "engine").close()
+
+
+def test_a_portable_engine_has_nothing_of_this_processor(
+    wide_checkpoint: Path, byte_tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "engine"
+    build_onnx_engine(wide_checkpoint, folder, "int8", tokenizer_path=byte_tokenizer, portable=True)
+    assert not (folder / LIBRARY_NAME).exists()
+    monkeypatch.setattr("duplex_asr.asr.engines.onnx.has_block_products", lambda version: False)
+    load_engine(folder).close()
+    with pytest.raises(ConfigError, match="int4 is not for any processor"):
+        build_onnx_engine(
+            wide_checkpoint, tmp_path / "b", "int4", tokenizer_path=byte_tokenizer, portable=True
+        )
 
 
 class Stages:
@@ -211,7 +268,28 @@ def test_an_engine_of_a_processor_that_can_do_more_is_refused(
         own_operators.register_operators(onnxruntime.SessionOptions(), tmp_path)
 
 
+def test_an_engine_in_the_current_folder_is_found(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(library)
+    own_operators.register_operators(onnxruntime.SessionOptions(), Path())
+
+
+@pytest.mark.parametrize("library", ["tiles"], indirect=True)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("column", [0, 100, 191])
+def test_what_is_no_number_is_not_made_one(library: Path, value: float, column: int) -> None:
+    x = noise(40, 192)
+    x[7, column] = value
+    rows, scale = quantise_rows(noise(32, 192, seed=3))
+    inputs = {"x": x, "weights": tiles_of(rows), "scale": scale}
+    found = run_operator(library, "Linear", inputs, has_gelu=0)
+    assert not np.isfinite(found[7]).any()
+    assert np.isfinite(np.delete(found, 7, axis=0)).all()
+
+
 def test_operators_are_for_heads_of_64(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("duplex_asr.asr.export.operators.has_bfloat16_products", lambda: True)
+    monkeypatch.setattr(operators, "has_bfloat16_products", lambda: True)
     assert gains_by_operators(DIMENSIONS)
     assert not gains_by_operators(dataclasses.replace(DIMENSIONS, n_audio_head=2))
+    assert not gains_by_operators(dataclasses.replace(DIMENSIONS, n_text_head=6))

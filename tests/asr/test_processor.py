@@ -6,6 +6,7 @@ import pytest
 
 from duplex_asr.asr.processor import (
     has_bfloat16_products,
+    has_bfloat16_vectors,
     has_block_products,
     has_exact_int8_products,
 )
@@ -57,6 +58,12 @@ def test_bfloat16_is_fast_on_tiles_and_on_amds_vectors(
 ) -> None:
     (tmp_path / "cpuinfo").write_text(text)
     assert has_bfloat16_products(machine, tmp_path / "cpuinfo") is has_them
+
+
+def test_only_amds_vectors_are_fast_without_tiles(tmp_path: Path) -> None:
+    for text, has_them in ((SAPPHIRE_RAPIDS, False), (ZEN_4, True), (ZEN, False)):
+        (tmp_path / "cpuinfo").write_text(text)
+        assert has_bfloat16_vectors("x86_64", tmp_path / "cpuinfo") is has_them
 
 
 def test_a_kernel_that_does_not_tell_is_taken_to_have_neither(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from duplex_asr.errors import EngineError
 
 LIBRARY_NAME = "operators.so"
 DOMAIN = "duplex_asr"
-_REBUILD = "build it here with `duplex-asr build`"
+_REBUILD = "build it here with `duplex-asr build`, or there with --portable"
 HEAD_SIZE = 64  # the only one that they know; every Whisper model has it
 
 
@@ -34,7 +34,8 @@ def register_operators(options: Any, folder: Path) -> None:
     from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
     check_processor(folder)
-    library = folder / LIBRARY_NAME
+    # Absolute: without a slash it would be looked for among the system's libraries.
+    library = (folder / LIBRARY_NAME).absolute()
     try:
         options.register_custom_ops_library(str(library))
     except Fail as error:

@@ -42,6 +42,7 @@ def build_onnx_engine(
     name: str | None = None,
     tokenizer_path: Path | None = None,
     keep_checkpoint: bool = False,
+    portable: bool = False,
     overwrite: bool = False,
     decoding: dict[str, float] | None = None,
     report: Report = NO_REPORT,
@@ -50,6 +51,7 @@ def build_onnx_engine(
 
     keep_checkpoint: copy the checkpoint into the folder and let the graphs read their weights from
     it, so that one file is both (fp32 only).
+    portable: do without what only this processor may have; in 8 bits that is slower.
     decoding: thresholds that the model wants, kept in the manifest.
     report: called with each stage in words.
     Raises CheckpointError, EngineError or ConfigError; `output` is then as it was before.
@@ -61,7 +63,10 @@ def build_onnx_engine(
     if keep_checkpoint and checkpoint_path.is_dir():
         raise ConfigError("--keep-checkpoint takes one OpenAI-format file, not a folder")
 
-    has_blocks = precision != "fp32" and has_block_products(onnxruntime.__version__)
+    suits_this = precision != "fp32" and not portable
+    has_blocks = suits_this and has_block_products(onnxruntime.__version__)
+    if precision == "int4" and portable:
+        raise ConfigError("int4 is not for any processor: take --precision int8 with --portable")
     if precision == "int4" and not has_blocks:
         raise ConfigError(
             f"int4 would be slow here: it needs a processor with AVX2 or Arm's dot products and "
@@ -70,7 +75,7 @@ def build_onnx_engine(
 
     def write_files(checkpoint: Checkpoint, folder: Path) -> WrittenFiles:
         report(f"writing the {precision} graphs", checkpoint.num_bytes)
-        own = _add_own_operators(checkpoint, folder, report) if precision != "fp32" else None
+        own = _add_own_operators(checkpoint, folder, report) if suits_this else None
         names = write_graphs(checkpoint, folder, precision, keep_checkpoint, has_blocks, own)
         return WrittenFiles(names if own is None else [*names, LIBRARY_NAME])
 

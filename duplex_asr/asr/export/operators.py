@@ -10,18 +10,19 @@ import ctypes
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from duplex_asr.asr.engine import ModelDimensions
 from duplex_asr.asr.engines.own_operators import HEAD_SIZE, LIBRARY_NAME
-from duplex_asr.asr.processor import has_bfloat16_products
+from duplex_asr.asr.processor import has_bfloat16_products, has_bfloat16_vectors
 
 SOURCES = Path(__file__).parents[1] / "kernels"
 # Each function says itself which instructions it takes.
 FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC", "-fvisibility=hidden")
-TIMEOUT_S = 300
+TIMEOUT_S = 120
 _COMPILERS = ("g++", "clang++")
 
 
@@ -41,31 +42,63 @@ class OwnOperators:
 
 def gains_by_operators(dimensions: ModelDimensions) -> bool:
     """Whether a model is faster with them on this processor."""
-    is_known = dimensions.n_audio_state == HEAD_SIZE * dimensions.n_audio_head
-    return is_known and has_bfloat16_products()
+    sides = (
+        (dimensions.n_audio_state, dimensions.n_audio_head),
+        (dimensions.n_text_state, dimensions.n_text_head),
+    )
+    return has_bfloat16_products() and all(width == HEAD_SIZE * heads for width, heads in sides)
 
 
 def compile_operators(folder: Path) -> OwnOperators:
-    """Put the library into the folder; raises CannotCompile."""
-    compiler = _compiler()
-    if not compiler:
-        raise CannotCompile("there is no C++ compiler (with g++ it would be faster)")
+    """Put the library into the folder; raises CannotCompile, and leaves nothing then."""
     output = folder / LIBRARY_NAME
+    try:
+        _compile(output)
+        has_tiles = bool(ctypes.CDLL(str(output.absolute())).duplex_asr_has_tiles())
+        if not has_tiles and not has_bfloat16_vectors():
+            raise CannotCompile("the system does not let processes use Intel's tiles (AMX)")
+    except (
+        OSError,
+        AttributeError,
+    ) as error:  # another C library, a noexec disk
+        output.unlink(missing_ok=True)
+        raise CannotCompile(f"what the compiler made cannot be loaded: {error}") from error
+    except CannotCompile:
+        output.unlink(missing_ok=True)
+        raise
+    return OwnOperators(has_tiles)
+
+
+def _compile(output: Path) -> None:
+    compiler = _compiler()
     sources = sorted(str(path) for path in SOURCES.glob("*.cpp"))
     command = [*compiler, *FLAGS, *sources, "-o", str(output)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise CannotCompile(f"{command[0]} does not run: {error}") from error
-    if done.returncode != 0:
-        output.unlink(missing_ok=True)
-        errors = [line for line in done.stderr.splitlines() if "error" in line] or ["no reason"]
-        raise CannotCompile(f"{command[0]} may be too old (g++ 11 can): {errors[0]}")
-    return OwnOperators(has_tiles=bool(ctypes.CDLL(str(output)).duplex_asr_has_tiles()))
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            text=True, errors="replace", start_new_session=True,
+            env={**os.environ, "LC_ALL": "C"},  # so that its errors are called so
+        )  # fmt: skip
+    except OSError as error:
+        raise CannotCompile(f"{compiler[0]} does not run: {error}") from error
+    try:
+        _, said = process.communicate(timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired as error:
+        os.killpg(process.pid, signal.SIGKILL)  # and the compiler proper, which it has started
+        process.communicate()
+        raise CannotCompile(f"{compiler[0]} was not done after {TIMEOUT_S} s") from error
+    if process.returncode != 0:
+        errors = [line for line in said.splitlines() if "error" in line] or ["no reason given"]
+        raise CannotCompile(f"{compiler[0]} refuses, g++ 11 or newer does not: {errors[0]}")
 
 
 def _compiler() -> list[str]:
-    """The command of $CXX or of the first compiler that is installed; empty if none is."""
-    if named := shlex.split(os.environ.get("CXX", "")):
-        return named
-    return next(([name] for name in _COMPILERS if shutil.which(name)), [])
+    """The command of $CXX or of the first compiler that is installed."""
+    try:
+        named = shlex.split(os.environ.get("CXX", ""))
+    except ValueError as error:
+        raise CannotCompile(f"CXX is no command: {error}") from error
+    found = named or next(([name] for name in _COMPILERS if shutil.which(name)), [])
+    if not found:
+        raise CannotCompile("there is no C++ compiler (with g++ it would be faster)")
+    return found

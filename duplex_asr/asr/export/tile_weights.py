@@ -21,10 +21,6 @@ class TileWeights(FloatWeights):
     What follows a product, GELU and the sum with a residual, is part of the operator.
     """
 
-    def linear(self, graph: Graph, x: str, name: str, bias: str | None) -> str:
-        stored = self.tensor(graph, bias) if bias is not None else ""
-        return _product(graph, x, name, self._checkpoint.weight(name), stored)
-
     def product(
         self, graph: Graph, x: str, name: str, has_gelu: bool = False, residual: str = ""
     ) -> str:

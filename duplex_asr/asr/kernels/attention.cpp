@@ -43,6 +43,7 @@ Scratch scratch_for(int64_t num_padded) {
     const int64_t query = kRows * kHeadSize * 2, mixed = kRows * kHeadSize * 4;
     const int64_t needed = scores + shares + query + mixed + kRows * 4;
     if (size < needed) {
+        size = 0;
         memory.reset(std::aligned_alloc(64, static_cast<size_t>((needed + 63) / 64 * 64)));
         if (!memory) throw std::bad_alloc();
         size = needed;
@@ -61,12 +62,12 @@ TARGET_AVX512 inline __m256i to_bf16(__m512 values) {
     return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(values));
 }
 
-// kRows queries from `first` on; rows beyond the last one are zeros.
-TARGET_AVX512 void take_queries(const Rows& queries, int64_t num_queries, int64_t head,
-                                int64_t first, Bf16* query) {
+// Queries first to last - 1 of a head, and zeros up to num_rows.
+TARGET_AVX512 void take_queries(const Rows& queries, int64_t head, int64_t first, int64_t last,
+                                int64_t num_rows, Bf16* query) {
     const __m512 scale = _mm512_set1_ps(kQueryScale);
-    for (int64_t row = 0; row < kRows; ++row) {
-        const bool is_there = first + row < num_queries;
+    for (int64_t row = 0; row < num_rows; ++row) {
+        const bool is_there = first + row < last;
         const float* from = queries.at(first + row, head);
         for (int64_t column = 0; column < kHeadSize; column += 16) {
             const __m512 values = is_there ? _mm512_loadu_ps(from + column) : _mm512_setzero_ps();
@@ -170,7 +171,9 @@ TARGET_AMX void mix_by_tiles(const Scratch& scratch, const Bf16* values, int64_t
 
 // Two neighbours of a row, in every place.
 TARGET_AVX512 inline __m512bh pair(const Bf16* row) {
-    return reinterpret_cast<__m512bh>(_mm512_set1_epi32(*reinterpret_cast<const int32_t*>(row)));
+    // clang 16 crashes on _mm512_set1_epi32.
+    const __m128i both = _mm_cvtsi32_si128(*reinterpret_cast<const int32_t*>(row));
+    return reinterpret_cast<__m512bh>(_mm512_broadcastd_epi32(both));
 }
 
 TARGET_AVX512 inline __m512bh vector(const Bf16* at) {
@@ -369,7 +372,7 @@ void attend_chunk(const Rows& queries, int64_t num_queries, int64_t head, int64_
     std::optional<Tiles> tiles;
     if (by_tiles) tiles.emplace();
     for (int64_t first = chunk * kChunk; first < end; first += kRows) {
-        take_queries(queries, num_queries, head, first, scratch.query);
+        take_queries(queries, head, first, end, kRows, scratch.query);
         (by_tiles ? scores_by_tiles : scores_by_vectors)(scratch, from.keys, num_padded);
         make_shares(scratch, kRows, packed);
         (by_tiles ? mix_by_tiles : mix_by_vectors)(scratch, from.values, num_padded);
@@ -383,7 +386,7 @@ void attend_singly(const Rows& queries, int64_t num_queries, int64_t head, const
     const Scratch scratch = scratch_for(packed.padded());
     const PackedHead from = packed.head(head);
     for (int64_t row = 0; row < num_queries; ++row) {
-        take_queries({queries.at(row, 0), 0}, 1, head, 0, scratch.query);
+        take_queries(queries, head, row, row + 1, 1, scratch.query);
         scores_of_one(scratch, from.keys, packed.padded());
         make_shares(scratch, 1, packed);
         mix_of_one(scratch, from.values, packed.padded());

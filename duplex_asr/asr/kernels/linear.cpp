@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "tiles.h"
 #include "vectors.h"
@@ -91,12 +92,17 @@ TARGET_AVX512 void quantise_rows(const Linear& linear, int64_t row_chunk, Quanti
     const int64_t last = std::min((row_chunk + 1) * kRowChunk, linear.num_rows);
     for (int64_t row = row_chunk * kRowChunk; row < last; ++row) {
         const float* x = linear.x + row * linear.num_inputs;
-        __m512 most = _mm512_setzero_ps();
+        // As whole numbers, which floats without a sign are ordered as: a NaN is the largest then,
+        // and does not go unnoticed.
+        __m512i most = _mm512_setzero_si512();
         for (int64_t at = 0; at < linear.num_inputs; at += 16) {
-            most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_loadu_ps(x + at)));
+            const __m512 size = _mm512_abs_ps(_mm512_loadu_ps(x + at));
+            most = _mm512_max_epi32(most, _mm512_castps_si512(size));
         }
-        const float largest = _mm512_reduce_max_ps(most);
-        const __m512 steps = _mm512_set1_ps(largest > 0 ? kSteps / largest : 0);
+        const int32_t bits = _mm512_reduce_max_epi32(most);
+        float largest;
+        std::memcpy(&largest, &bits, sizeof largest);
+        const __m512 steps = _mm512_set1_ps(largest == 0 ? 0 : kSteps / largest);
         int8_t* values = rows.values + row / 16 * 16 * linear.num_inputs + row % 16 * 64;
         for (int64_t at = 0; at < linear.num_inputs; at += 16) {
             const __m512 scaled = _mm512_mul_ps(_mm512_loadu_ps(x + at), steps);

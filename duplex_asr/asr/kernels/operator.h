@@ -117,6 +117,9 @@ private:
 };
 
 inline OrtStatus* failed(const OrtApi* api, const char* name, const std::exception& error) {
+    if (dynamic_cast<const std::bad_alloc*>(&error)) {  // then there is none for a text either
+        return ort::CreateStatus::call(api, ort::kFail, "out of memory");
+    }
     const std::string message = std::string(name) + ": " + error.what();
     return ort::CreateStatus::call(api, ort::kFail, message.c_str());
 }

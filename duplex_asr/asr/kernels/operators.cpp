@@ -147,10 +147,12 @@ OrtStatus* make_domain(const OrtApi* api, OrtCustomOpDomain** domain) {
     static const ort::Operator operators[] = {
         make_operator<SelfAttention>(), make_operator<PackKeyValue>(),
         make_operator<CrossAttention>(), make_operator<LinearByTiles>()};
-    if (OrtStatus* status = ort::CreateDomain::call(api, kDomain, domain)) return status;
+    OrtCustomOpDomain* made = nullptr;
+    if (OrtStatus* status = ort::CreateDomain::call(api, kDomain, &made)) return status;
     for (const ort::Operator& each : operators) {
-        if (OrtStatus* status = ort::AddOperator::call(api, *domain, &each)) return status;
+        if (OrtStatus* status = ort::AddOperator::call(api, made, &each)) return status;
     }
+    *domain = made;
     return nullptr;
 }
 

@@ -24,7 +24,7 @@ const Config kConfig;
 TARGET_AMX void configure() { _tile_loadconfig(&kConfig); }
 TARGET_AMX void release() { _tile_release(); }
 
-// CPUID, leaf 7: clang 14's __builtin_cpu_supports does not know them.
+// CPUID, leaf 7: __builtin_cpu_supports of clang before 19 does not know them.
 bool processor_has_them() {
     constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24, kInt8 = 1u << 25;
     unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
