@@ -52,6 +52,7 @@ UNEXPLAINED_DB, LOUDER_DB = 1.5, 2.0
 SHIFTS = np.concatenate([np.arange(-32, -4), np.arange(-4, 4.01, 0.5), np.arange(5, 33)])
 TRIAL_FRAMES = 10
 SUSPICIOUS_DB, SUSPICIOUS_FRAMES = 12.0, 3  # less than usual is explained: somebody, or a gap
+ASTRAY_DB = 3.0  # so much more the good weights explain where the present ones are none
 TAPS = NUM_BLOCKS * FRAME_SAMPLES
 
 
@@ -82,6 +83,7 @@ class LinearEchoFilter:
         self._powers = Powers(POWER_SMOOTHING)
         self._quick_powers = Powers(QUICK_SMOOTHING)
         self._echo_powers = Powers(QUICK_SMOOTHING)
+        self._good_powers = Powers(QUICK_SMOOTHING)
 
     def process(self, near: Samples, far: Samples) -> Samples:
         """near, far: float32, shape = (160,), of the same time; gives near without its echo."""
@@ -176,15 +178,25 @@ class LinearEchoFilter:
         if not self.is_useful or not self._is_active:
             self._num_suspicious = 0
             return
-        self._moved_echo.push(near, _echoes(self._good_weights[None], self._far)[0])
+        expected = _echoes(self._good_weights[None], self._far)[0]
+        self._moved_echo.push(near, expected)
+        self._good_powers.push(near, near - expected)
         is_usual = self._quick_powers.ratio_db > self._usual_db - SUSPICIOUS_DB
         self._num_suspicious = 0 if is_usual or self._trial else self._num_suspicious + 1
         if self._num_suspicious < SUSPICIOUS_FRAMES:
             return
         delay, self._is_elsewhere = self._moved_echo.find()
-        if delay is not None:
-            self._good_weights = _rooms(_later(_taps(self._good_weights), delay)[None])[0]
-            self._trial = Trial(self._good_weights)
+        if delay == 0:
+            if self._good_powers.ratio_db > self._quick_powers.ratio_db + ASTRAY_DB:
+                self._weights = self._good_weights.copy()
+        elif delay is not None:
+            room = _taps(self._good_weights)
+            moved = _later(room, delay)
+            # Else the echo comes before what it is an echo of, as it is told, and until the clocks
+            # have followed, nothing can be done but to let nothing through.
+            if np.dot(moved, moved) > 0.5 * np.dot(room, room):
+                self._good_weights = _rooms(moved[None])[0]
+                self._trial = Trial(self._good_weights)
 
 
 class Trial:

@@ -1,8 +1,9 @@
 """What is heard and what was expected of an echo in, by how much it comes later than expected out.
 
 A sound card that makes a gap, as on a machine with too much to do, moves its echo by some ms at
-once, up to some tens. Held against each other at every delay, both are alike at one of them; a
-voice is like the expected echo at none.
+once, up to some tens: later where the loudspeaker had to wait, earlier where sound of the
+microphone was lost. Held against each other at every delay, both are alike at one of them; a voice
+is like the expected echo at none.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import numpy.typing as npt
 from duplex_asr.audio.frames import FRAME_SAMPLES, Samples
 
 HEARD_SAMPLES = 1_024  # 64 ms: shorter, and a vowel is like itself a period later
-LATEST, EARLIEST = 1_600, -160  # samples
+# Delays in samples. What comes earlier than expected is known to do so when the expected has come,
+# too; so the usual ones are looked for first, in what was heard up to 10 ms ago.
+LATEST, EARLY, EARLIEST = 1_600, -160, -1_600
 HELD_SAMPLES = HEARD_SAMPLES + LATEST - EARLIEST
-FFT_SAMPLES = 4_096
 ALIKE = 0.9  # correlation, so that four fifths of the energy are explained
 QUIET = 1e-6  # mean square: a sound that says nothing
 
@@ -36,24 +38,27 @@ class MovedEcho:
 
     def find(self) -> tuple[int | None, bool]:
         """The delay in samples if it was found twice in a row, and whether there is one now."""
-        before, self._last = self._last, self._best()
+        before = self._last
+        self._last = self._best(EARLY, LATEST)
+        if self._last is None:
+            self._last = self._best(EARLIEST, EARLY)
         is_sure = before is not None and self._last is not None and abs(before - self._last) <= 1
         return (self._last if is_sure else None), self._last is not None
 
-    def _best(self) -> int | None:
-        """Where what was heard, up to 10 ms ago, is most like what was expected."""
-        heard = self._near[EARLIEST - HEARD_SAMPLES : EARLIEST]
+    def _best(self, earliest: int, latest: int) -> int | None:
+        """The delay at which what was heard is most like what was expected."""
+        heard = self._near[HELD_SAMPLES + earliest - HEARD_SAMPLES : HELD_SAMPLES + earliest]
         energy = float(np.dot(heard, heard))
         if energy < QUIET * HEARD_SAMPLES:
             return None
-        spectrum = np.fft.rfft(self._expected, FFT_SAMPLES) * np.conj(
-            np.fft.rfft(heard, FFT_SAMPLES)
-        )
+        expected = self._expected[HELD_SAMPLES - HEARD_SAMPLES - latest + earliest :]
+        num_samples = 1 << (len(expected) + HEARD_SAMPLES).bit_length()
+        spectrum = np.fft.rfft(expected, num_samples) * np.conj(np.fft.rfft(heard, num_samples))
         # products[k]: of what was heard with what was expected from index k on.
-        products = np.fft.irfft(spectrum)[: HELD_SAMPLES - HEARD_SAMPLES + 1]
-        sums = np.concatenate([[0.0], np.cumsum(np.square(self._expected, dtype=np.float64))])
+        products = np.fft.irfft(spectrum)[: latest - earliest + 1]
+        sums = np.concatenate([[0.0], np.cumsum(np.square(expected, dtype=np.float64))])
         energies = sums[HEARD_SAMPLES:] - sums[:-HEARD_SAMPLES]
         alike: npt.NDArray[np.float64] = products / np.sqrt(energy * energies + 1e-12)
         alike[energies < QUIET * HEARD_SAMPLES] = 0
         best = int(np.argmax(alike))
-        return LATEST - best if alike[best] > ALIKE else None
+        return latest - best if alike[best] > ALIKE else None

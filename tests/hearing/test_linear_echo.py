@@ -153,3 +153,23 @@ def test_a_beginning_that_led_astray_is_forgotten_when_the_old_room_explains_all
     near[:1_600] = echo_of(again, np.roll(np.pad(ROOM, (0, 50)), 20))[:1_600]
     rest = run(linear, near, again)
     assert reduction_db(near[1_600 + 2_400 :], rest[1_600 + 2_400 :]) > 20
+
+
+def test_an_echo_that_comes_before_its_time_is_not_let_through_and_found_when_it_is_back() -> None:
+    """Sound of the microphone was lost, and the clocks have not followed yet."""
+    far = far_sound(12)
+    third = len(far) // 3 // FRAME * FRAME
+    near = echo_of(far)
+    ahead = np.concatenate([echo_of(far)[545:], np.zeros(545, np.float32)])
+    near[third : third + 16_000] = ahead[third : third + 16_000]
+    linear = LinearEchoFilter()
+    is_only_echo = []
+    rest = []
+    for start in range(0, len(near), FRAME):
+        rest.append(linear.process(near[start : start + FRAME], far[start : start + FRAME]))
+        is_only_echo.append(linear.is_only_echo)
+    gone = slice(third // FRAME + 25, (third + 16_000) // FRAME)
+    assert np.mean(is_only_echo[gone]) > 0.8
+    back = slice(third + 16_000 + 4_800, third + 16_000 + 12_800)
+    assert reduction_db(near[back], np.concatenate(rest)[back]) > 20
+    assert not any(is_only_echo[(third + 16_000) // FRAME + 50 :])
