@@ -6,7 +6,7 @@ import importlib.metadata
 from collections.abc import Iterator
 
 from duplex_asr.asr.engines.cuda_library import CudaLibrary, find_library
-from duplex_asr.asr.engines.own_operators import LIBRARY_NAME, register_operators
+from duplex_asr.asr.engines.own_operators import LIBRARY_NAME, check_operators
 from duplex_asr.asr.engines.tensorrt import check_gpu, check_version
 from duplex_asr.asr.manifest import TOKENIZER_NAME, check_files
 from duplex_asr.asr.tokenizer import Tokenizer, read_ranks
@@ -65,11 +65,9 @@ def _check_hardware(exam: Examination) -> str:
     folder, manifest = exam.engine_folder, exam.manifest
     assert folder is not None and manifest is not None
     if manifest.backend == "onnx":
-        from onnxruntime import SessionOptions
-
         if LIBRARY_NAME not in manifest.files:
             return ", for any processor"
-        register_operators(SessionOptions(), folder)
+        check_operators(folder)
         return ", with operators for this processor"
     running = gpu_architecture(exam.host)
     if not running:

@@ -43,3 +43,10 @@ def register_operators(options: Any, folder: Path) -> None:
         raise EngineError(
             f"onnxruntime {onnxruntime.__version__} cannot load {library} ({reason}): {_REBUILD}"
         ) from error
+
+
+def check_operators(folder: Path) -> None:
+    """Raise the EngineError with which loading this folder would end."""
+    import onnxruntime
+
+    register_operators(onnxruntime.SessionOptions(), folder)
