@@ -19,7 +19,7 @@ def packed_size(num_positions: int) -> int:
     return 2 * HEAD_SIZE * (-(-num_positions // 32) * 32)
 
 
-def check_processor(folder: Path) -> None:
+def _check_processor(folder: Path) -> None:
     """EngineError unless the operators of this folder can run here."""
     if not has_bfloat16_products():
         raise EngineError(
@@ -33,7 +33,7 @@ def register_operators(options: Any, folder: Path) -> None:
     import onnxruntime
     from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
-    check_processor(folder)
+    _check_processor(folder)
     # Absolute: without a slash it would be looked for among the system's libraries.
     library = (folder / LIBRARY_NAME).absolute()
     try:
