@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import pytest
 from onnx import TensorProto, helper
 
 from duplex_asr.asr.engines.own_operators import DOMAIN, LIBRARY_NAME
+from duplex_asr.asr.export import operators
 from duplex_asr.asr.export.graph import IR_VERSION, OPSET
 from duplex_asr.asr.export.operators import CannotCompile, compile_operators
 from duplex_asr.asr.processor import has_bfloat16_products, has_bfloat16_vectors
@@ -33,6 +35,12 @@ def has_tiles() -> bool:
             return compile_operators(Path(folder)).has_tiles
         except CannotCompile:
             return False
+
+
+def use_vectors(patch: pytest.MonkeyPatch) -> None:
+    """Do as on a processor of AMD's."""
+    patch.setenv("DUPLEX_ASR_NO_TILES", "1")
+    patch.setattr(operators, "has_bfloat16_vectors", lambda: True)
 
 
 def run_operator(

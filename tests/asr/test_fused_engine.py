@@ -15,7 +15,7 @@ from duplex_asr.asr.engines import load_engine
 from duplex_asr.asr.engines.embedding import EmbeddingRows
 from duplex_asr.asr.engines.onnx import OnnxEngine
 from duplex_asr.asr.engines.own_operators import LIBRARY_NAME
-from duplex_asr.asr.export import build, operators
+from duplex_asr.asr.export import build
 from duplex_asr.asr.export.graph import Graph, WeightsFile
 from duplex_asr.asr.export.operators import gains_by_operators
 from duplex_asr.asr.export.whisper_graphs import FloatWeights, build_encoder
@@ -23,7 +23,7 @@ from duplex_asr.asr.manifest import describe_files, read_manifest
 from duplex_asr.asr.mel import log_mel_spectrogram
 from duplex_asr.asr.processor import has_block_products
 from duplex_asr.errors import ConfigError, EngineError
-from tests.asr.own_operators import has_tiles
+from tests.asr.own_operators import has_tiles, use_vectors
 
 TOKENS = [257, 264, 104, 101, 108, 108, 111]
 FORMS = {  # precision, whether the processor has block products, error of the logits
@@ -65,8 +65,7 @@ def choose_operators(
     elif not gains_by_operators(dimensions):
         pytest.skip("this processor has no fast products in bfloat16")
     elif "tiles" not in form:
-        monkeypatch.setenv("DUPLEX_ASR_NO_TILES", "1")
-        monkeypatch.setattr(operators, "has_bfloat16_vectors", lambda: True)
+        use_vectors(monkeypatch)
     elif not has_tiles():
         pytest.skip("this processor has no tiles (AMX)")
 

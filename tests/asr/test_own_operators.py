@@ -27,7 +27,7 @@ from duplex_asr.asr.export.operators import (
 from duplex_asr.asr.export.quantisation import quantise_rows
 from duplex_asr.asr.export.tile_weights import tiles_of
 from duplex_asr.errors import ConfigError, EngineError
-from tests.asr.own_operators import has_tiles, run_operator
+from tests.asr.own_operators import has_tiles, run_operator, use_vectors
 
 HEADS, WIDTH = 3, 3 * 64
 BFLOAT16 = 6e-3  # what its rounding makes of attention: 8 bits, some of the errors average out
@@ -86,12 +86,6 @@ def attention(query: np.ndarray, key: np.ndarray, value: np.ndarray) -> np.ndarr
     shares /= shares.sum(axis=-1, keepdims=True)
     mixed: np.ndarray = (shares @ value).transpose(1, 0, 2).reshape(-1, WIDTH)
     return mixed
-
-
-def use_vectors(patch: pytest.MonkeyPatch) -> None:
-    """Do as on a processor of AMD's."""
-    patch.setenv("DUPLEX_ASR_NO_TILES", "1")
-    patch.setattr(operators, "has_bfloat16_vectors", lambda: True)
 
 
 def error(found: np.ndarray, expected: np.ndarray) -> float:

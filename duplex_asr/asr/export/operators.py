@@ -54,19 +54,20 @@ def compile_operators(folder: Path) -> OwnOperators:
     output = folder / LIBRARY_NAME
     try:
         _compile(output)
-        has_tiles = bool(ctypes.CDLL(str(output.absolute())).duplex_asr_has_tiles())
+        has_tiles = _has_tiles(output)
         if not has_tiles and not has_bfloat16_vectors():
             raise CannotCompile("the system does not let processes use Intel's tiles (AMX)")
-    except (
-        OSError,
-        AttributeError,
-    ) as error:  # another C library, a noexec disk
-        output.unlink(missing_ok=True)
-        raise CannotCompile(f"what the compiler made cannot be loaded: {error}") from error
     except CannotCompile:
         output.unlink(missing_ok=True)
         raise
     return OwnOperators(has_tiles)
+
+
+def _has_tiles(library: Path) -> bool:
+    try:
+        return bool(ctypes.CDLL(str(library.absolute())).duplex_asr_has_tiles())
+    except (OSError, AttributeError) as error:  # another C library, or a disk without programs
+        raise CannotCompile(f"what the compiler made cannot be loaded: {error}") from error
 
 
 def _compile(output: Path) -> None:

@@ -105,7 +105,7 @@ TARGET_AVX512 void make_shares(const Scratch& scratch, int64_t num_rows, const P
     }
 }
 
-// Rows of a head from `first` on, to their place among the others; sums: (rows, 64).
+// What was mixed for some rows, as shares of their sums, to where the head's columns of them begin.
 TARGET_AVX512 void give_rows(const Scratch& scratch, int64_t num_rows, float* output,
                              int64_t width) {
     for (int64_t row = 0; row < num_rows; ++row) {
@@ -291,16 +291,16 @@ TARGET_AVX512 void pack_values(const Rows& values, int64_t num_positions, int64_
                                int64_t first, Bf16* to) {
     for (int64_t column = 0; column < kHeadSize; column += 16, to += kTile) {
         for (int64_t place = 0; place < kValueBlock; place += 2) {
-            __m512i pair[2];
+            __m512i both[2];
             for (int64_t next = 0; next < 2; ++next) {
                 const int64_t position = first + place + next;
                 const float* from = values.at(position, head) + column;
-                pair[next] = position < num_positions
+                both[next] = position < num_positions
                                  ? _mm512_cvtepu16_epi32(to_bf16(_mm512_loadu_ps(from)))
                                  : _mm512_setzero_si512();
             }
             _mm512_storeu_si512(to + place * 16,
-                                _mm512_or_si512(pair[0], _mm512_slli_epi32(pair[1], 16)));
+                                _mm512_or_si512(both[0], _mm512_slli_epi32(both[1], 16)));
         }
     }
 }
