@@ -62,7 +62,7 @@ they sold bread, apples and cheese, and the baker told everybody that the summer
 ENDPOINT_S = 1.2
 ECHO_SECONDS = 40
 QUIET_S = 0.5  # before a text whose beginning is looked for
-VOWEL_DB, WORD_S = 12.0, 0.5
+VOWEL_DB, FIRST_WORD_S, PAUSE_S = 12.0, 1.5, 0.2
 SETTLE_S = 20.0  # of speech alone, in which the canceller learns the room
 
 
@@ -188,11 +188,11 @@ def interrupt(
     words: str, after_s: float, figures: Figures,
 ) -> None:  # fmt: skip
     """A person talks over the device, a while after it has begun."""
-    began, room_s = time.monotonic(), recorder.so_far().seconds
+    began = time.monotonic()
     name = device.say(STORY)
     assert events.wait_for(began, 10, type="playback-started", id=name), "it does not speak"
     time.sleep(after_s)  # the pace of the person
-    spoke_at = time.monotonic()
+    spoke_at, room_s = time.monotonic(), recorder.so_far().seconds
     card.play(recording, "person")
     stopped = events.wait_for(spoke_at, 5, type="playback-stopped", id=name)
     time.sleep(ENDPOINT_S)  # until the end of whatever was heard last is decided
@@ -206,25 +206,27 @@ def interrupt(
         events.wait_for(spoke_at, 10, type="playback-stopped", id=name)
     else:
         room = recorder.so_far()
-        onset_s = last_onset(room, room_s)
+        onset_s, vowel_s = onset(room, room_s)
         silent_s = silence_after(onset_s, room.device)
         if silent_s is not None:  # else the device was between two sentences, and silent already
             figures.barge_in_ms.append(1000 * silent_s)
-            vowel_s = seconds_to_vowel(room, onset_s)
-            figures.barge_in_from_vowel_ms.append(1000 * (silent_s - vowel_s))
+            figures.barge_in_from_vowel_ms.append(1000 * (silent_s - (vowel_s - onset_s)))
 
 
-def last_onset(recording: Recording, since_s: float) -> float:
-    """Where the person began to speak last, in seconds of the recording."""
-    return [first for first, _ in loud_spans(recording.person, 0.5) if first >= since_s][-1]
+def onset(recording: Recording, since_s: float) -> tuple[float, float]:
+    """Where the person begins to speak, and where the first vowel does, in the recording's seconds.
 
-
-def seconds_to_vowel(recording: Recording, onset_s: float) -> float:
-    """From the person's first sound to the first one of nearly the word's full loudness."""
-    first = int(onset_s * RATE)
-    word = np.abs(recording.person[first : first + int(WORD_S * RATE)].astype(np.int32))
-    loud = np.flatnonzero(word > word.max() / 10 ** (VOWEL_DB / 20))
-    return float(loud[0]) / RATE
+    The first vowel is the first sound of nearly full loudness. What is heard before it belongs to
+    the word if no fifth of a second of quiet is in between: no stop of a consonant is as long. One
+    recording of spoken digits begins with the click of a mouse half a second before the word.
+    """
+    first = int(since_s * RATE)
+    words = np.abs(recording.person[first : first + int(FIRST_WORD_S * RATE)].astype(np.int32))
+    loud = np.flatnonzero(words > words.max() / 10 ** (VOWEL_DB / 20))
+    vowel_s = since_s + float(loud[0]) / RATE
+    spans = loud_spans(recording.person[first:], PAUSE_S)
+    onset_s = [since_s + begin for begin, _ in spans if since_s + begin <= vowel_s][-1]
+    return onset_s, vowel_s
 
 
 def first_audio(device: Device, events: Events, recorder: RoomRecorder, figures: Figures) -> None:

@@ -19,7 +19,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,7 +71,7 @@ print(resident_kb() - before_kb)
 class Echo:
     """How the loudspeaker comes back: delay_ms: besides the room's own; ppm: how much faster the
     loudspeaker's clock runs; clips: the loudspeaker is driven into soft clipping; knows_clock:
-    whether the canceller is told of it."""
+    whether the reference is told of it."""
 
     response: Samples
     level_dbfs: float = NEAR_DBFS
@@ -128,9 +128,8 @@ def _interpolate(samples: np.ndarray, places: np.ndarray) -> np.ndarray:
     return np.interp(places * 8, np.arange(len(fine)), fine, left=0)
 
 
-def far_frames(far: Samples, echo: Echo) -> Iterator[FarFrame]:
+def far_frames(far: Samples, echo: Echo, reference: PlayedReference) -> Iterator[FarFrame]:
     """What the daemon's reference says was played in each frame of the microphone."""
-    reference = PlayedReference()
     pcm = (np.clip(far, -1, 1) * 32_767).astype(np.int16)
     rate = SAMPLE_RATE * (1 + (echo.ppm if echo.knows_clock else 0) / 1e6)
     starts = iter(range(0, len(pcm), FRAME_SAMPLES))
@@ -142,13 +141,26 @@ def far_frames(far: Samples, echo: Echo) -> Iterator[FarFrame]:
         yield reference.frame_at(START_S + index * FRAME_SAMPLES / SAMPLE_RATE + LEAD_S)
 
 
-def cancel(near: Samples, fars: Iterator[FarFrame], canceller: Canceller) -> Samples:
+def cancel(near: Samples, fars: Iterable[FarFrame], canceller: Canceller) -> Samples:
     frames = []
     for index, far in enumerate(fars):
         start = index * FRAME_SAMPLES
         frame = Frame(start, near[start : start + FRAME_SAMPLES])
         frames.append(canceller.process(frame, far).samples)
     return np.concatenate(frames)
+
+
+def cancel_echo(near: Samples, far: Samples, echo: Echo, canceller: Canceller) -> Samples:
+    """The same as in the daemon: the echo tells the reference what the clocks did not."""
+    reference = PlayedReference()
+
+    def followed() -> Iterator[FarFrame]:
+        for frame in far_frames(far, echo, reference):
+            yield frame
+            if canceller.echo_drift is not None:
+                reference.follow_echo(canceller.echo_drift)
+
+    return cancel(near, followed(), canceller)
 
 
 def floor(length: int) -> Samples:
@@ -168,7 +180,7 @@ def reduction(
 ) -> dict[str, float]:
     """Decibels that the canceller takes off, second by second, nobody speaking."""
     near = echo_of(far, echo) + floor(len(far))
-    clean = cancel(near, far_frames(far, echo), make())
+    clean = cancel_echo(near, far, echo, make())
     seconds = len(clean) // SAMPLE_RATE
     power = [
         np.mean(np.square(each[: seconds * SAMPLE_RATE].reshape(seconds, -1)), axis=1)
@@ -254,10 +266,10 @@ def double_talk(
         echo = Echo(room, level_dbfs=NEAR_DBFS - ratio_db)
         mixed = near + echo_of(far, echo) + noise
         for name, make in makers:
-            note(f"{ratio_db:+d} dB, {name}", cancel(mixed, far_frames(far, echo), make()))
+            note(f"{ratio_db:+d} dB, {name}", cancel_echo(mixed, far, echo, make()))
     alone = echo_of(far, Echo(room)) + noise
     for name, make in makers[:2]:
-        texts = hear(cancel(alone, far_frames(far, Echo(room)), make()), transcriber)
+        texts = hear(cancel_echo(alone, far, Echo(room), make()), transcriber)
         figures[f"words heard of the echo alone, {name}"] = len(texts)
     return figures
 
@@ -266,12 +278,12 @@ def cost(far: Samples) -> dict[str, float]:
     canceller = EchoCanceller()
     echo = Echo(response(None))
     near = echo_of(far, echo)
-    frames = list(far_frames(far, echo))
+    frames = list(far_frames(far, echo, PlayedReference()))
     began = time.process_time()
     cancel(near, iter(frames), canceller)
     took_s = time.process_time() - began
     began = time.process_time()
-    list(far_frames(far, echo))
+    list(far_frames(far, echo, PlayedReference()))
     reference_s = time.process_time() - began
     seconds = len(far) / SAMPLE_RATE
     memory = subprocess.run([sys.executable, "-c", MEMORY], check=True, capture_output=True)

@@ -81,6 +81,8 @@ class EchoCancelledSource:
             time_s = self._source.time_of(frame.position) + self._lead_s
             far = self._reference.frame_at(time_s)
             heard = self._canceller.process(frame, far)
+            if (drift := self._canceller.echo_drift) is not None:
+                self._reference.follow_echo(drift)
             if self._session is not None:
                 self._session.put(heard, far.samples, frame.samples)
             yield heard

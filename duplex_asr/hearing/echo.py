@@ -41,7 +41,14 @@ class EchoConfig:
 
 
 class Canceller(Protocol):
-    """Takes every frame of a source, in order."""
+    """Takes every frame of a source, in order.
+
+    echo_drift: by how many samples a frame the echo gets later against what was played, if the last
+    frame told.
+    """
+
+    @property
+    def echo_drift(self) -> float | None: ...
 
     def process(self, frame: Frame, far: FarFrame) -> Frame:
         """far: what was played during the frame, or a little later, never before it."""
@@ -85,6 +92,10 @@ class EchoCanceller:
         self._left = Powers(QUICK_SMOOTHING)
         self._last_near: Samples = np.zeros(FRAME_SAMPLES, np.float32)
         self._is_idle = True
+
+    @property
+    def echo_drift(self) -> float | None:
+        return None if self._is_idle else self._linear.drift
 
     def process(self, frame: Frame, far: FarFrame) -> Frame:
         was_idle, self._is_idle = self._is_idle, far.since_ms > IDLE_AFTER_MS
@@ -138,6 +149,8 @@ class EchoCanceller:
 class ClosedEars:
     """Half duplex: silence while something is played, and for a tail after it."""
 
+    echo_drift = None
+
     def __init__(self, tail_ms: float) -> None:
         self._tail_ms = tail_ms
 
@@ -149,6 +162,8 @@ class ClosedEars:
 
 class OpenEars:
     """The sound server has removed the echo already."""
+
+    echo_drift = None
 
     def process(self, frame: Frame, far: FarFrame) -> Frame:
         return frame

@@ -35,10 +35,12 @@ ECHO_FRAMES = 6  # an echo's end may be left when the echo is not there any more
 NOISE_FRAMES, NOISE_BLOCKS = 10, 30
 NOISE_MARGIN = 10**0.9
 LEAST_NOISE = 10**-7.2
-# A band speaks for itself within limits, and none decides alone. Tried on a device in a software
-# room and 38 interruptions (docs/benchmarks.md).
+# A band speaks for itself within limits, and none decides alone; then two frames do, or a softer
+# sound for as long as an "s" takes. Tried on a device in a software room and 96 interruptions
+# (docs/benchmarks.md).
 LEAST_DB, MOST_DB = -3.0, 15.0
 SCORE_DB, LASTING_FRAMES = 5.0, 2
+SOFT_SCORE_DB, SOFT_FRAMES = 3.0, 6
 
 Bands = npt.NDArray[np.float64]
 
@@ -55,7 +57,7 @@ class ForeignSound:
         self._block: list[Bands] = []
         self._blocks: deque[Bands] = deque(maxlen=NOISE_BLOCKS)
         self._noise = np.full(NUM_BANDS, LEAST_NOISE)
-        self._scores_db: deque[float] = deque([LEAST_DB] * LASTING_FRAMES, maxlen=LASTING_FRAMES)
+        self._scores_db: deque[float] = deque([LEAST_DB] * SOFT_FRAMES, maxlen=SOFT_FRAMES)
 
     def begin(self) -> None:
         """The device begins to speak."""
@@ -75,7 +77,9 @@ class ForeignSound:
         steps_db = STEP_DB * np.where(ratio_db > self._share_db, QUANTILE, QUANTILE - 1)
         self._share_db += np.where(loudest > LEAST_ECHO, steps_db, 0.0)
         self._follow_noise(left)
-        return min(self._scores_db) > SCORE_DB
+        scores_db = list(self._scores_db)
+        is_loud = min(scores_db[-LASTING_FRAMES:]) > SCORE_DB
+        return is_loud or sum(scores_db) > SOFT_SCORE_DB * SOFT_FRAMES
 
     def _follow_noise(self, left: Bands) -> None:
         self._block.append(left)

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from duplex_asr.audio.frames import FRAME_SAMPLES, Samples
+from duplex_asr.hearing.echo_drift import EchoDrift
 from duplex_asr.hearing.moved_echo import MovedEcho
 
 NUM_BLOCKS = 16  # 160 ms of echo
@@ -48,10 +49,11 @@ LOST_UNCERTAINTY = 0.1
 UNEXPLAINED_DB, LOUDER_DB = 1.5, 2.0
 # Between two texts the clocks have gone apart by a sample or two, a sound card that has made a gap
 # is placed within 2 ms, and with one sample 20 dB are lost. So the first frames of a text are tried
-# with the room at each of these delays.
+# with the room at each of these delays, and at the best one in between.
 SHIFTS = np.concatenate([np.arange(-32, -4), np.arange(-4, 4.01, 0.5), np.arange(5, 33)])
 TRIAL_FRAMES = 10
 SUSPICIOUS_DB, SUSPICIOUS_FRAMES = 12.0, 3  # less than usual is explained: somebody, or a gap
+TELLING_AT_DB = 6.0  # so much is to be explained before the drift of the echo is believed
 ASTRAY_DB = 3.0  # so much more the good weights explain where the present ones are none
 TAPS = NUM_BLOCKS * FRAME_SAMPLES
 
@@ -61,6 +63,7 @@ class LinearEchoFilter:
 
     is_useful: it has often explained nearly all that was heard of late; before it has, what it
     gives changes so fast that a voice detector may take the echo that is left for a voice.
+    drift: by how many samples a frame the echo gets later, told once a second; otherwise None.
     """
 
     def __init__(self) -> None:
@@ -68,7 +71,10 @@ class LinearEchoFilter:
         shape = (NUM_BLOCKS, num_bins)
         self.is_useful = False
         self._is_active = False
-        self._good_weights = np.zeros(shape, np.complex64)
+        self.drift: float | None = None
+        self._good_weights = np.zeros(shape, np.complex64)  # of the last second or so
+        self._is_moving = True  # whatever the good weights are, they are soon to be replaced
+        self._echo_drift = EchoDrift()
         self._usual_db = 0.0  # the quantile
         self._trial: Trial | None = None
         self._moved_echo = MovedEcho()
@@ -87,6 +93,7 @@ class LinearEchoFilter:
 
     def process(self, near: Samples, far: Samples) -> Samples:
         """near, far: float32, shape = (160,), of the same time; gives near without its echo."""
+        self.drift = None
         block = np.fft.rfft(np.concatenate([self._last_far, far]))
         self._last_far = far
         self._far[1:] = self._far[:-1].copy()
@@ -95,7 +102,7 @@ class LinearEchoFilter:
         was_active, self._is_active = self._is_active, float(power.sum()) > SILENCE
         if self._is_active and not was_active and self.is_useful:
             # Whoever spoke over the last sound is forgotten.
-            self._trial = Trial(self._good_weights)
+            self._try_delays()
         if self._trial is not None:
             self._weights = self._trial.best_weights(near, self._far)
             if self._trial.is_over:
@@ -109,7 +116,7 @@ class LinearEchoFilter:
             self._judge(self._powers.ratio_db)
             if self._usual_db > USELESS_AT_DB:
                 self._doubt()
-        self._suspect(near)
+        self._compare_with_good(near)
         self._quick_powers.push(near, rest)
         self._echo_powers.push(near, echo)
         # After a sudden change of the room what is subtracted may be more than there is.
@@ -144,10 +151,14 @@ class LinearEchoFilter:
         error = np.fft.rfft(np.concatenate([np.zeros(FRAME_SAMPLES, np.float32), rest]))
         error = error.astype(np.complex64)
         self._unexplained *= SMOOTHING
-        self._unexplained += (1 - SMOOTHING) * np.square(np.abs(error))
+        unexplained = np.square(np.abs(error))
+        self._unexplained += (1 - SMOOTHING) * unexplained
         uncertainty = (1 - FORGETTING) * self._uncertainty
         uncertainty += FORGETTING * np.square(np.abs(self._weights))
-        expected = SHARE * (power * uncertainty).sum(axis=0) + self._unexplained + LEAST_POWER
+        # Not only its mean: a long loud vowel is nearly the same in all blocks and in neighbouring
+        # bins, each of which would make up for all of it, and more so from frame to frame.
+        noise = np.maximum(self._unexplained, unexplained) + LEAST_POWER
+        expected = SHARE * (power * uncertainty).sum(axis=0) + noise
         gain = uncertainty / expected
         # A block's taps may not reach into the next one's: what does is cut off in time.
         step = np.fft.irfft(gain * np.conj(self._far) * error, axis=1)
@@ -161,8 +172,13 @@ class LinearEchoFilter:
         rises = ratio_db > self._usual_db
         self._usual_db += QUANTILE_STEP_DB * (QUANTILE if rises else QUANTILE - 1)
         self.is_useful = self._usual_db > (USELESS_AT_DB if self.is_useful else USEFUL_AT_DB)
-        if ratio_db > self._usual_db - 3:
+        is_due = self._is_moving or self._echo_drift.is_full
+        if is_due and ratio_db > self._usual_db - 3 and self._trial is None:
+            if not self._is_moving:
+                self.drift = self._echo_drift.samples_a_frame()
             self._good_weights = self._weights.copy()
+            self._is_moving = self._usual_db < TELLING_AT_DB
+            self._echo_drift.forget()
 
     def _doubt(self) -> None:
         """Look whether the room is still the one that was learned."""
@@ -172,13 +188,22 @@ class LinearEchoFilter:
             self._num_lost = -PATIENT_FRAMES
             self._uncertainty = np.maximum(self._uncertainty, np.float32(LOST_UNCERTAINTY))
 
-    def _suspect(self, near: Samples) -> None:
-        """Where little is explained, look whether the echo has only moved."""
+    def _try_delays(self) -> None:
+        self._trial = Trial(self._good_weights)
+        self._is_moving = True
+
+    def _compare_with_good(self, near: Samples) -> None:
+        """Look whether the echo drifts, and where little is explained, whether it has moved."""
         self._is_elsewhere = False
-        if not self.is_useful or not self._is_active:
+        if not self._is_active or (self._is_moving and not self.is_useful):
             self._num_suspicious = 0
             return
         expected = _echoes(self._good_weights[None], self._far)[0]
+        if not self._is_moving:
+            self._echo_drift.push(near, expected)
+        if not self.is_useful:
+            self._num_suspicious = 0
+            return
         self._moved_echo.push(near, expected)
         self._good_powers.push(near, near - expected)
         is_usual = self._quick_powers.ratio_db > self._usual_db - SUSPICIOUS_DB
@@ -196,7 +221,7 @@ class LinearEchoFilter:
             # have followed, nothing can be done but to let nothing through.
             if np.dot(moved, moved) > 0.5 * np.dot(room, room):
                 self._good_weights = _rooms(moved[None])[0]
-                self._trial = Trial(self._good_weights)
+                self._try_delays()
 
 
 class Trial:
@@ -218,8 +243,23 @@ class Trial:
         echoes = _echoes(self._rooms, far)
         self._left += np.square(near - echoes).sum(axis=1)
         self._num_frames += float(np.square(echoes).sum()) > len(SHIFTS) * SILENCE
-        best: npt.NDArray[np.complex64] = self._rooms[int(np.argmin(self._left))].copy()
-        return best
+        best = int(np.argmin(self._left))
+        weights: npt.NDArray[np.complex64] = self._rooms[best].copy()
+        if between := self._between(best):
+            weights = _rooms(_fractionally_later(_taps(weights), between)[None])[0]
+        return weights
+
+    def _between(self, best: int) -> float:
+        """So many samples after the best delay less would be left than at any that was tried: at
+        the bottom of the parabola through it and its neighbours."""
+        if not 0 < best < len(SHIFTS) - 1:
+            return 0.0
+        before, at, after = self._left[best - 1 : best + 2]
+        step = SHIFTS[best + 1] - SHIFTS[best]
+        bend = before - 2 * at + after
+        if step != SHIFTS[best] - SHIFTS[best - 1] or step == 1 or bend <= 0:
+            return 0.0
+        return float(step * (before - after) / (2 * bend))
 
 
 def _taps(weights: npt.NDArray[np.complex64]) -> npt.NDArray[np.float32]:
@@ -235,11 +275,16 @@ def _later(taps: npt.NDArray[np.float32], delay: int) -> npt.NDArray[np.float32]
     return later
 
 
+def _fractionally_later(taps: npt.NDArray[np.float32], delay: float) -> npt.NDArray[np.float32]:
+    """The same for a part of a sample."""
+    turns = np.exp(np.arange(TAPS + 1) * (-1j * np.pi * delay / TAPS))
+    return np.fft.irfft(np.fft.rfft(taps, 2 * TAPS) * turns)[:TAPS].astype(np.float32)
+
+
 def _shifted(weights: npt.NDArray[np.complex64]) -> npt.NDArray[np.complex64]:
     """A room with its echo later by each of SHIFTS: shape = (shifts, blocks, bins)."""
     now = _taps(weights)
-    turns = np.exp(np.arange(TAPS + 1) * (-0.5j * np.pi / TAPS))
-    half = np.fft.irfft(np.fft.rfft(now, 2 * TAPS) * turns)[:TAPS].astype(np.float32)
+    half = _fractionally_later(now, 0.5)
     return _rooms(np.stack([_later(half if each % 1 else now, int(each // 1)) for each in SHIFTS]))
 
 

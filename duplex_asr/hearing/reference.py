@@ -2,7 +2,8 @@
 
 A loudspeaker and a microphone count samples by two clocks. What was played stands here sample by
 sample, as the loudspeaker counts, resampled to 16 kHz; whoever asks moves through it at the pace of
-the microphone, some ppm faster or slower, and never in steps that an echo canceller would hear.
+the microphone, some ppm faster or slower, and never in steps that an echo canceller would hear. The
+times that devices tell give that pace roughly; once an echo is heard, it gives it (echo_drift.py).
 """
 
 from __future__ import annotations
@@ -31,8 +32,14 @@ NEAR_BEHIND = 0.0015 * SAMPLE_RATE  # is not worth another delay either
 CATCH_UP = 0.02  # of what is left, in each frame ...
 MAX_CATCH_UP = 1e-4 * FRAME_SAMPLES  # ... but no faster than AEC3 follows: 100 ppm
 MAX_DRIFT = 5e-4 * FRAME_SAMPLES
-# What the clocks say of their drift is noise at first, and to be believed in the mean of a while.
+# What the clocks say of their drift is noise at first, and to be believed in the mean of a while,
+# until the echo tells it, which knows better: in the median of what it told last, since somebody
+# may have spoken meanwhile.
 DRIFT_SMOOTHING = 1 / 2_000
+NUM_TOLD = 5
+# From then on the clocks are only believed where they jump. What they change by slowly is taken for
+# their error, up to what the reference is early by.
+MOST_USUAL_AHEAD, MOST_USUAL_BEHIND = -0.025 * SAMPLE_RATE, 0.004 * SAMPLE_RATE
 # A busy machine tells late what it plays; that is better waited for than taken for silence.
 PATIENCE_S = 0.2
 TAPS = 16  # of the filter that takes samples from between two
@@ -60,6 +67,11 @@ class PlayedReference:
         self._pace = float(SAMPLE_RATE)  # of indices: the loudspeaker's clock
         self._end = 0  # index after the last sample
         self._run_start = 0
+        # Where the run would begin if samples lay between samples, too, and by how much readers
+        # have to be later in it for that, with the index from which on.
+        self._run_begins = 0.0
+        self._roundings: deque[tuple[int, float]] = deque(maxlen=MAX_RUNS)
+        self._rounding = 0.0
         self._num_pushed = 0.0  # samples at 16 kHz of the run, those in the resampler among them
         self._runs: deque[tuple[int, int]] = deque(maxlen=MAX_RUNS)
         self._resampler: Resampler | None = None  # of the run that may still go on
@@ -68,6 +80,9 @@ class PlayedReference:
         self._is_unread = True
         self._is_catching_up = False
         self._drift = 0.0  # samples a frame
+        self._told: deque[float] = deque(maxlen=NUM_TOLD)  # of the drift, by the echo
+        self._usual_off = 0.0
+        self._is_smooth = False  # since the echo told last
         self._reader = 0.0  # index that the next frame begins at
         self._wanted = 0.0  # where it should begin if all times were exact
 
@@ -108,6 +123,15 @@ class PlayedReference:
                 self._finish()
             return FarFrame(self._between(begin, end), self._since_ms(begin))
 
+    def follow_echo(self, drift: float) -> None:
+        """The echo of what `frame_at` gave got later against it by so many samples a frame."""
+        with self._changed:
+            if self._is_smooth:  # else it tells of what was made up for
+                self._told.append(self._drift - drift)
+                limit = MAX_DRIFT
+                self._drift = min(max(float(np.median(self._told)), -limit), limit)
+            self._is_smooth = True
+
     def _move(self, time_s: float) -> tuple[float, float]:
         """Where the frame of this time begins and ends, so that it goes on with the one before."""
         wanted = self._index_at(time_s)
@@ -115,17 +139,31 @@ class PlayedReference:
         if abs(drift) > MAX_DRIFT:  # a clock was found to be wrong: made up for below
             drift = 0.0
         self._wanted = wanted
-        self._drift += DRIFT_SMOOTHING * (drift - self._drift)
-        off = wanted - self._reader
+        if not self._told:
+            self._drift += DRIFT_SMOOTHING * (drift - self._drift)
+        off = self._unusual(wanted - self._reader)
         if self._is_unread or not -MAX_AHEAD < off < MAX_BEHIND:
-            self._is_unread = False
-            self._reader, off = wanted, 0.0
+            self._is_unread = self._is_smooth = False
+            self._reader, self._usual_off, off = wanted, 0.0, 0.0
         self._is_catching_up = off > (0.5 if self._is_catching_up else NEAR_BEHIND)
+        while self._roundings and self._roundings[0][0] < self._reader + FRAME_SAMPLES:
+            _, rounding = self._roundings.popleft()
+            self._reader += rounding - self._rounding
+            self._rounding = rounding
         begin = self._reader
         self._reader = begin + FRAME_SAMPLES + self._drift
         if self._is_catching_up:
             self._reader += min(CATCH_UP * off, MAX_CATCH_UP)
+            self._is_smooth = False
         return begin, self._reader
+
+    def _unusual(self, off: float) -> float:
+        """What a reader is off by, without what the clocks are found to be wrong by."""
+        if self._told:
+            slow = min(max(off - self._usual_off, -MAX_CATCH_UP), MAX_CATCH_UP)
+            usual_off = self._usual_off + slow
+            self._usual_off = min(max(usual_off, MOST_USUAL_AHEAD), MOST_USUAL_BEHIND)
+        return off - self._usual_off
 
     def _index_at(self, time_s: float) -> float:
         return self._anchor + (time_s - self._anchor_s) * self._pace
@@ -144,10 +182,12 @@ class PlayedReference:
         stretch, position = self._counted
         if block.stretch == stretch != -1:
             silence = (block.position - position) * SAMPLE_RATE / rate
-            index = round(self._run_start + self._num_pushed + silence)
+            begins = self._run_begins + self._num_pushed + silence
+            index = round(begins)
             self._anchor, self._anchor_s = float(index), block.time_s
         else:
             index = round(self._index_at(block.time_s))
+            begins = float(index)
         if index < self._end:
             self._anchor += self._end - index
             index = self._end
@@ -155,7 +195,8 @@ class PlayedReference:
         self._end = index - gap
         self._store(np.zeros(gap, np.float32))
         self._runs.append((index, index))
-        self._run_start, self._num_pushed = index, 0.0
+        self._roundings.append((index, index - begins))
+        self._run_start, self._run_begins, self._num_pushed = index, begins, 0.0
         self._resampler = Resampler(rate)
 
     def _finish(self) -> None:

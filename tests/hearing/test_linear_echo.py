@@ -173,3 +173,49 @@ def test_an_echo_that_comes_before_its_time_is_not_let_through_and_found_when_it
     back = slice(third + 16_000 + 4_800, third + 16_000 + 12_800)
     assert reduction_db(near[back], np.concatenate(rest)[back]) > 20
     assert not any(is_only_echo[(third + 16_000) // FRAME + 50 :])
+
+
+def test_a_long_loud_vowel_does_not_lead_it_astray() -> None:
+    """The same few pitches in all blocks: each would make up for the whole error."""
+    far = far_sound(4)
+    linear = LinearEchoFilter()
+    run(linear, echo_of(far), far)
+    times = np.arange(16_000) / 16_000
+    vowel = sum(np.cos(2 * np.pi * 118.3 * n * times) / n for n in range(1, 12))
+    vowel = (0.2 * vowel * np.minimum(1, 10 * times)).astype(np.float32)
+    both = np.concatenate([far, vowel])
+    rest = run(linear, echo_of(both)[len(far) :], vowel)
+    for start in range(0, len(rest), 800):
+        part = slice(start, start + 800)
+        assert reduction_db(echo_of(both)[len(far) :][part], rest[part]) > 25
+
+
+@pytest.mark.parametrize("ppm", [-100, 40, 100])
+def test_it_tells_how_fast_the_echo_drifts(ppm: int) -> None:
+    far = np.convolve(far_sound(12), np.ones(6, np.float32) / 3)[: 12 * 16_000]
+    echo = echo_of(far)
+    near = np.interp(np.arange(len(far)) * (1 - ppm / 1e6), np.arange(len(far)), echo)
+    linear, told = LinearEchoFilter(), []
+    for start in range(0, len(far), FRAME):
+        part = slice(start, start + FRAME)
+        linear.process(near[part].astype(np.float32), far[part])
+        if linear.drift is not None:
+            told.append(linear.drift)
+    assert len(told) >= 5
+    assert np.median(told[2:]) / FRAME * 1e6 == pytest.approx(ppm, abs=10)
+
+
+@pytest.mark.parametrize("delay", [-1.3, 0.23, 2.75])
+def test_after_a_silence_a_delay_of_a_part_of_a_sample_is_found(delay: float) -> None:
+    far = far_sound(6)
+    linear = LinearEchoFilter()
+    run(linear, echo_of(far), far)
+    silence = np.zeros(8_000, np.float32)
+    run(linear, silence, silence)
+    again = far_sound(0.2, seed=2)
+    turns = np.exp(-2j * np.pi * np.fft.rfftfreq(16_000) * delay)
+    padded = np.concatenate([np.zeros(4_000), echo_of(again), np.zeros(12_000 - len(again))])
+    near = np.fft.irfft(np.fft.rfft(padded) * turns)[4_000 : 4_000 + len(again)]
+    rest = run(linear, near.astype(np.float32), again)
+    last = slice(5 * FRAME, 10 * FRAME)  # while delays are tried nothing is learned
+    assert reduction_db(near[last], rest[last]) > 22

@@ -60,6 +60,25 @@ def test_a_device_that_counts_on_is_believed_more_than_the_times_it_tells():
     assert max(lags) - min(lags) <= 8  # half a millisecond
 
 
+def test_texts_one_after_the_other_lie_no_part_of_a_sample_apart():
+    """Half a sample, as by rounding, leaves 20 dB more of an echo."""
+    reference, rate, hz = PlayedReference(), 22_050, 400
+    sound = tone(rate, 8.0, hz)
+    start, edges = 0, []
+    for generation, length in enumerate([9_001, 12_345, 7_777, 10_002, 8_888, 11_003]):
+        piece, time_s = sound[start : start + length], START_S + start / rate
+        reference.push(PlayedBlock(generation, 0, piece, time_s, True, start, 7), rate)
+        edges += [start, start + length]
+        start += length + generation % 2 * 100  # some after a short pause
+    samples, _ = heard(reference, START_S, start / rate - 0.1)
+    frames = samples.reshape(-1, FRAME_SAMPLES)
+    phases = frames @ np.exp(-2j * np.pi * hz * np.arange(FRAME_SAMPLES) / SAMPLE_RATE) * 1j
+    leads = np.angle(phases) / (2 * np.pi) * SAMPLE_RATE / hz
+    has_edge = {int(edge / rate * 100) + near for edge in edges for near in (0, 1)}
+    leads = np.delete(leads, [index for index in has_edge if index < len(leads)])
+    assert len(leads) > 200 and np.ptp(leads) < 0.02
+
+
 def test_a_device_that_was_opened_anew_is_placed_by_its_times():
     reference = PlayedReference()
     sound = tone(SAMPLE_RATE, 0.5)
@@ -153,6 +172,76 @@ def test_a_long_silence_is_counted_by_the_clock_that_is_known(ppm):
         heard_now = np.concatenate([frame.samples for frame in frames])
         lags.append(int(np.flatnonzero(np.abs(heard_now) > 0.02)[0]))
     assert np.ptp(lags) <= 1
+
+
+HZ, PERIOD = 400.0, 40  # so that a frame is four periods
+
+
+class Room:
+    """A tone is played, and its echo is heard by a clock that programs are told the wrong times of.
+
+    The loudspeaker's times are exact; the microphone counts `ppm` too slowly.
+    """
+
+    def __init__(self, ppm):
+        self.reference = PlayedReference()
+        self._ppm = ppm
+        self._sound = tone(SAMPLE_RATE, 1.0, HZ)
+        self._num_played = self._num_frames = 0
+        self._last_lead = None
+
+    def leads(self, seconds, wrong_s=lambda second: 0.0, tells=True):
+        """By how many samples the reference is ahead of its echo, frame by frame."""
+        leads = []
+        for _ in range(round(seconds * 100)):
+            true_s = self._num_frames * 0.01 * (1 + self._ppm / 1e6)
+            while self._num_played * 0.01 < true_s + 0.1:
+                start = self._num_played * FRAME_SAMPLES
+                piece = np.take(self._sound, np.arange(start, start + FRAME_SAMPLES), mode="wrap")
+                block = PlayedBlock(1, start, piece, START_S + self._num_played * 0.01)
+                self.reference.push(block, SAMPLE_RATE)
+                self._num_played += 1
+            told_s = START_S + true_s + wrong_s(self._num_frames * 0.01)
+            frame = self.reference.frame_at(told_s).samples
+            turns = np.exp(-2j * np.pi * HZ * (true_s + np.arange(FRAME_SAMPLES) / SAMPLE_RATE))
+            lead = np.angle(np.sum(frame * turns) * 1j) / (2 * np.pi) * PERIOD
+            leads.append(lead)
+            self._num_frames += 1
+            if tells and self._num_frames % 100 == 0:
+                if self._last_lead is not None:
+                    self.reference.follow_echo((lead - self._last_lead) / 100)
+                self._last_lead = lead
+        return np.array(leads)
+
+
+@pytest.mark.parametrize("ppm", [-80, 80])
+def test_the_echo_tells_the_drift_better_than_the_clocks(ppm):
+    """Times that are wrong by the whole drift, and would move the delay by a sample a second."""
+    leads = Room(ppm).leads(40, wrong_s=lambda second: -second * ppm / 1e6)
+    assert np.ptp(leads[1_000:]) < 0.3
+
+
+def test_times_that_wander_by_milliseconds_move_nothing_once_the_echo_has_told():
+    room = Room(0.0)
+    room.leads(10)
+    leads = room.leads(60, wrong_s=lambda second: 0.002 * np.sin((second - 10) / 30), tells=False)
+    assert np.ptp(leads) < 0.3
+
+
+def test_a_jump_is_followed_although_the_echo_has_told():
+    room = Room(0.0)
+    before = room.leads(10)[-1]
+    after = room.leads(2, wrong_s=lambda second: 0.0065, tells=False)[-1]
+    jump = 0.0065 * SAMPLE_RATE
+    assert (after - before - jump + PERIOD / 2) % PERIOD - PERIOD / 2 == pytest.approx(0, abs=0.3)
+
+
+def test_what_is_made_up_for_is_not_taken_for_drift():
+    room = Room(0.0)
+    room.leads(10)
+    room.leads(8, wrong_s=lambda second: 0.0025)  # more than the clocks may be wrong by at once
+    leads = room.leads(30)
+    assert np.ptp(leads[1_500:]) < 0.3
 
 
 def test_a_pause_and_another_generation_keep_their_times():
