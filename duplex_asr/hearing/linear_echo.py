@@ -207,12 +207,12 @@ class LinearEchoFilter:
         self._moved_echo.push(near, expected)
         self._good_powers.push(near, near - expected)
         is_usual = self._quick_powers.ratio_db > self._usual_db - SUSPICIOUS_DB
-        self._num_suspicious = 0 if is_usual or self._trial else self._num_suspicious + 1
+        self._num_suspicious = 0 if is_usual else self._num_suspicious + 1
         if self._num_suspicious < SUSPICIOUS_FRAMES:
             return
         delay, self._is_elsewhere = self._moved_echo.find()
-        if delay == 0:
-            if self._good_powers.ratio_db > self._quick_powers.ratio_db + ASTRAY_DB:
+        if delay is not None and abs(delay) <= 1:
+            if self._trial is None and self._good_powers.ratio_db > self._quick_powers.ratio_db + ASTRAY_DB:
                 self._weights = self._good_weights.copy()
         elif delay is not None:
             room = _taps(self._good_weights)
@@ -221,6 +221,7 @@ class LinearEchoFilter:
             # have followed, nothing can be done but to let nothing through.
             if np.dot(moved, moved) > 0.5 * np.dot(room, room):
                 self._good_weights = _rooms(moved[None])[0]
+                self._moved_echo.follow(delay)
                 self._try_delays()
 
 

@@ -36,6 +36,14 @@ class MovedEcho:
             held[:-FRAME_SAMPLES] = held[FRAME_SAMPLES:]
             held[-FRAME_SAMPLES:] = frame
 
+    def follow(self, delay: int) -> None:
+        """From now on the expected comes so many samples later."""
+        if delay > 0:
+            self._expected[delay:] = self._expected[:-delay].copy()
+        else:
+            self._expected[:delay] = self._expected[-delay:].copy()
+        self._last = None
+
     def find(self) -> tuple[int | None, bool]:
         """The delay in samples if it was found twice in a row, and whether there is one now."""
         before = self._last

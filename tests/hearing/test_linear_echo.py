@@ -219,3 +219,16 @@ def test_after_a_silence_a_delay_of_a_part_of_a_sample_is_found(delay: float) ->
     rest = run(linear, near.astype(np.float32), again)
     last = slice(5 * FRAME, 10 * FRAME)  # while delays are tried nothing is learned
     assert reduction_db(near[last], rest[last]) > 22
+
+
+def test_two_gaps_in_a_row_are_both_found() -> None:
+    """The second one while the delays around the first are being tried."""
+    far = far_sound(7)
+    echo = echo_of(far)
+    linear, first, second = LinearEchoFilter(), 5 * 16_000, 5 * 16_000 + 10 * FRAME
+    near = echo.copy()
+    near[first:] = np.roll(echo, 159)[first:]
+    near[second:] = np.roll(echo, 637)[second:]
+    rest = run(linear, near, far)
+    late = slice(second + 12 * FRAME, second + 15 * FRAME)
+    assert reduction_db(near[late], rest[late]) > 25

@@ -49,3 +49,17 @@ def test_one_finding_is_not_enough() -> None:
         moved.push(near[start : start + FRAME], expected[start : start + FRAME])
     assert moved.find() == (None, True)
     assert moved.find() == (480, True)
+
+
+@pytest.mark.parametrize("delay", [-7, 7, 480])
+def test_what_is_expected_later_from_now_on_is_so_from_the_first_frame_on(delay: int) -> None:
+    """And not only when all that is held has been replaced."""
+    expected, moved = sound(1), MovedEcho()
+    near = np.roll(expected, delay)
+    for start in range(0, 12_800, FRAME):
+        moved.push(near[start : start + FRAME], expected[start : start + FRAME])
+    moved.follow(delay)
+    for start in (12_800, 12_960):
+        moved.push(near[start : start + FRAME], near[start : start + FRAME])
+        found = moved.find()
+    assert found == (0, True)
