@@ -212,7 +212,8 @@ class LinearEchoFilter:
             return
         delay, self._is_elsewhere = self._moved_echo.find()
         if delay is not None and abs(delay) <= 1:
-            if self._trial is None and self._good_powers.ratio_db > self._quick_powers.ratio_db + ASTRAY_DB:
+            is_astray = self._good_powers.ratio_db > self._quick_powers.ratio_db + ASTRAY_DB
+            if is_astray and self._trial is None:
                 self._weights = self._good_weights.copy()
         elif delay is not None:
             room = _taps(self._good_weights)
