@@ -53,7 +53,6 @@ UNEXPLAINED_DB, LOUDER_DB = 1.5, 2.0
 SHIFTS = np.concatenate([np.arange(-32, -4), np.arange(-4, 4.01, 0.5), np.arange(5, 33)])
 TRIAL_FRAMES = 10
 SUSPICIOUS_DB, SUSPICIOUS_FRAMES = 12.0, 3  # less than usual is explained: somebody, or a gap
-TELLING_AT_DB = 6.0  # so much is to be explained before the drift of the echo is believed
 ASTRAY_DB = 3.0  # so much more the good weights explain where the present ones are none
 TAPS = NUM_BLOCKS * FRAME_SAMPLES
 
@@ -63,7 +62,8 @@ class LinearEchoFilter:
 
     is_useful: it has often explained nearly all that was heard of late; before it has, what it
     gives changes so fast that a voice detector may take the echo that is left for a voice.
-    drift: by how many samples a frame the echo gets later, told once a second; otherwise None.
+    drift: by how many samples a frame the echo gets later, told once a second where it is useful:
+    told in a hall while somebody spoke all the time, it cost words; otherwise None.
     """
 
     def __init__(self) -> None:
@@ -172,12 +172,13 @@ class LinearEchoFilter:
         rises = ratio_db > self._usual_db
         self._usual_db += QUANTILE_STEP_DB * (QUANTILE if rises else QUANTILE - 1)
         self.is_useful = self._usual_db > (USELESS_AT_DB if self.is_useful else USEFUL_AT_DB)
+        self._is_moving = self._is_moving or not self.is_useful
         is_due = self._is_moving or self._echo_drift.is_full
         if is_due and ratio_db > self._usual_db - 3 and self._trial is None:
             if not self._is_moving:
                 self.drift = self._echo_drift.samples_a_frame()
             self._good_weights = self._weights.copy()
-            self._is_moving = self._usual_db < TELLING_AT_DB
+            self._is_moving = not self.is_useful
             self._echo_drift.forget()
 
     def _doubt(self) -> None:
@@ -195,15 +196,12 @@ class LinearEchoFilter:
     def _compare_with_good(self, near: Samples) -> None:
         """Look whether the echo drifts, and where little is explained, whether it has moved."""
         self._is_elsewhere = False
-        if not self._is_active or (self._is_moving and not self.is_useful):
+        if not self.is_useful or not self._is_active:
             self._num_suspicious = 0
             return
         expected = _echoes(self._good_weights[None], self._far)[0]
         if not self._is_moving:
             self._echo_drift.push(near, expected)
-        if not self.is_useful:
-            self._num_suspicious = 0
-            return
         self._moved_echo.push(near, expected)
         self._good_powers.push(near, near - expected)
         is_usual = self._quick_powers.ratio_db > self._usual_db - SUSPICIOUS_DB
