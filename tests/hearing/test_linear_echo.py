@@ -192,7 +192,7 @@ def test_a_long_loud_vowel_does_not_lead_it_astray() -> None:
 
 @pytest.mark.parametrize("ppm", [-40, 10, 40])
 def test_it_tells_how_fast_the_echo_drifts(ppm: int) -> None:
-    """A fifth too much at most, since what it learns lags behind; where it is followed that ends."""
+    """A fifth too much at most: what it learns lags behind. Where it is followed, that ends."""
     far = np.convolve(far_sound(12), np.ones(6, np.float32) / 3)[: 12 * 16_000]
     echo = echo_of(far)
     near = np.interp(np.arange(len(far)) * (1 - ppm / 1e6), np.arange(len(far)), echo)
