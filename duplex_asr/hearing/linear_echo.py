@@ -50,7 +50,8 @@ UNEXPLAINED_DB, LOUDER_DB = 1.5, 2.0
 # Between two texts the clocks have gone apart by a sample or two, a sound card that has made a gap
 # is placed within 2 ms, and with one sample 20 dB are lost. So the first frames of a text are tried
 # with the room at each of these delays, and at the best one in between.
-SHIFTS = np.concatenate([np.arange(-32, -4), np.arange(-4, 4.01, 0.5), np.arange(5, 33)])
+HALF = 0.5
+SHIFTS = np.concatenate([np.arange(-32, -4), np.arange(-4, 4.01, HALF), np.arange(5, 33)])
 TRIAL_FRAMES = 10
 SUSPICIOUS_DB, SUSPICIOUS_FRAMES = 12.0, 3  # less than usual is explained: somebody, or a gap
 ASTRAY_DB = 3.0  # so much more the good weights explain where the present ones are none
@@ -254,12 +255,13 @@ class Trial:
         the bottom of the parabola through it and its neighbours."""
         if not 0 < best < len(SHIFTS) - 1:
             return 0.0
-        before, at, after = self._left[best - 1 : best + 2]
-        step = SHIFTS[best + 1] - SHIFTS[best]
+        neighbours = slice(best - 1, best + 2)
+        before, at, after = self._left[neighbours]
         bend = before - 2 * at + after
-        if step != SHIFTS[best] - SHIFTS[best - 1] or step == 1 or bend <= 0:
+        # A whole sample apart what is left follows no parabola.
+        if np.any(np.diff(SHIFTS[neighbours]) != HALF) or bend <= 0:
             return 0.0
-        return float(step * (before - after) / (2 * bend))
+        return float(HALF * (before - after) / (2 * bend))
 
 
 def _taps(weights: npt.NDArray[np.complex64]) -> npt.NDArray[np.float32]:
@@ -284,7 +286,7 @@ def _fractionally_later(taps: npt.NDArray[np.float32], delay: float) -> npt.NDAr
 def _shifted(weights: npt.NDArray[np.complex64]) -> npt.NDArray[np.complex64]:
     """A room with its echo later by each of SHIFTS: shape = (shifts, blocks, bins)."""
     now = _taps(weights)
-    half = _fractionally_later(now, 0.5)
+    half = _fractionally_later(now, HALF)
     return _rooms(np.stack([_later(half if each % 1 else now, int(each // 1)) for each in SHIFTS]))
 
 

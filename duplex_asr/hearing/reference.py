@@ -128,8 +128,7 @@ class PlayedReference:
         with self._changed:
             if self._is_smooth:  # else it tells of what was made up for
                 self._told.append(self._drift - drift)
-                limit = MAX_DRIFT
-                self._drift = min(max(float(np.median(self._told)), -limit), limit)
+                self._drift = min(max(float(np.median(self._told)), -MAX_DRIFT), MAX_DRIFT)
             self._is_smooth = True
 
     def _move(self, time_s: float) -> tuple[float, float]:
@@ -158,7 +157,7 @@ class PlayedReference:
         return begin, self._reader
 
     def _unusual(self, off: float) -> float:
-        """What a reader is off by, without what the clocks are found to be wrong by."""
+        """What a reader is off by, without what the clocks are wrong by, which this follows."""
         if self._told:
             slow = min(max(off - self._usual_off, -MAX_CATCH_UP), MAX_CATCH_UP)
             usual_off = self._usual_off + slow
