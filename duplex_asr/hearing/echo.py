@@ -19,7 +19,9 @@ FULL_SCALE = 32_767
 IDLE_AFTER_MS = 10_000.0
 # AEC3 needs a second to be what it was when sound begins again after a pause in which somebody
 # spoke; until then a tenth of an echo may be left of it, which is as loud as a voice. What is less
-# than that of what was heard is no voice.
+# than that of what was heard is no voice. What AEC3 gives comes later than what it takes: without
+# that the first sound of every word would count as what was taken away.
+LATE_SAMPLES = 128
 PAUSE_MS, BEGINNING_FRAMES, LEFT_OVER_DB = 300.0, 100, 10.0
 MUTED_FRAMES = 5  # what is only an echo is not let through in pieces
 RISE = np.arange(FRAME_SAMPLES, dtype=np.float32) / FRAME_SAMPLES  # from one signal to another
@@ -90,6 +92,7 @@ class EchoCanceller:
         self._num_muted = 0
         self._num_beginning = 0  # frames in which what is left is looked at closely
         self._left = Powers(QUICK_SMOOTHING)
+        self._last_taken: Samples = np.zeros(FRAME_SAMPLES, np.float32)
         self._last_near: Samples = np.zeros(FRAME_SAMPLES, np.float32)
         self._is_idle = True
 
@@ -125,7 +128,9 @@ class EchoCanceller:
         was_useful, self._was_useful = self._was_useful, self._linear.is_useful
         before, after = behind if was_useful else alone, behind if self._was_useful else alone
         mixed: Samples = before + RISE * (after - before)
-        self._left.push(near, mixed)
+        taken = np.concatenate([self._last_taken, near])
+        self._last_taken = near
+        self._left.push(taken[-LATE_SAMPLES - FRAME_SAMPLES : -LATE_SAMPLES], mixed)
         is_left_over = self._num_beginning > 0 and self._left.ratio_db > LEFT_OVER_DB
         if is_left_over or self._linear.is_only_echo:
             self._num_muted = MUTED_FRAMES

@@ -117,7 +117,7 @@ class LinearEchoFilter:
             self._judge(self._powers.ratio_db)
             if self._usual_db > USELESS_AT_DB:
                 self._doubt()
-        self._compare_with_good(near)
+        self._compare_with_good(near, rest)
         self._quick_powers.push(near, rest)
         self._echo_powers.push(near, echo)
         # After a sudden change of the room what is subtracted may be more than there is.
@@ -194,7 +194,7 @@ class LinearEchoFilter:
         self._trial = Trial(self._good_weights)
         self._is_moving = True
 
-    def _compare_with_good(self, near: Samples) -> None:
+    def _compare_with_good(self, near: Samples, rest: Samples) -> None:
         """Look whether the echo drifts, and where little is explained, whether it has moved."""
         self._is_elsewhere = False
         if not self.is_useful or not self._is_active:
@@ -203,7 +203,7 @@ class LinearEchoFilter:
         expected = _echoes(self._good_weights[None], self._far)[0]
         if not self._is_moving:
             self._echo_drift.push(near, expected)
-        self._moved_echo.push(near, expected)
+        self._moved_echo.push(near, expected, rest)
         self._good_powers.push(near, near - expected)
         is_usual = self._quick_powers.ratio_db > self._usual_db - SUSPICIOUS_DB
         self._num_suspicious = 0 if is_usual else self._num_suspicious + 1

@@ -4,6 +4,9 @@ A sound card that makes a gap, as on a machine with too much to do, moves its ec
 once, up to some tens: later where the loudspeaker had to wait, earlier where sound of the
 microphone was lost. Held against each other at every delay, both are alike at one of them; a voice
 is like the expected echo at none.
+
+A voice over an echo that is where it should be leaves both alike, too, where they were; and a vowel
+is like itself a period later. So a delay counts only if it explains more than was explained.
 """
 
 from __future__ import annotations
@@ -19,6 +22,9 @@ HEARD_SAMPLES = 1_024  # 64 ms: shorter, and a vowel is like itself a period lat
 LATEST, EARLY, EARLIEST = 1_600, -160, -1_600
 HELD_SAMPLES = HEARD_SAMPLES + LATEST - EARLIEST
 ALIKE = 0.9  # correlation, so that four fifths of the energy are explained
+# Shares of the energy that count: of what was heard, if so much was left, and of what was left, if
+# no more than this is left at the delay.
+MUCH, LESS = 0.03, 0.5
 QUIET = 1e-6  # mean square: a sound that says nothing
 
 
@@ -28,11 +34,14 @@ class MovedEcho:
     def __init__(self) -> None:
         self._near = np.zeros(HELD_SAMPLES, np.float32)
         self._expected = np.zeros(HELD_SAMPLES, np.float32)
+        self._left = np.zeros(HELD_SAMPLES, np.float32)
         self._last: int | None = None
 
-    def push(self, near: Samples, expected: Samples) -> None:
-        """Both float32, shape = (160,), of the same time."""
-        for held, frame in ((self._near, near), (self._expected, expected)):
+    def push(self, near: Samples, expected: Samples, left: Samples) -> None:
+        """What was heard, what was expected, and what could not be explained of the former; all
+        float32, shape = (160,), of the same time."""
+        held_frames = ((self._near, near), (self._expected, expected), (self._left, left))
+        for held, frame in held_frames:
             held[:-FRAME_SAMPLES] = held[FRAME_SAMPLES:]
             held[-FRAME_SAMPLES:] = frame
 
@@ -48,14 +57,15 @@ class MovedEcho:
         """The delay in samples if it was found twice in a row, and whether there is one now."""
         before = self._last
         self._last = self._best(EARLY, LATEST)
-        if self._last is None:
-            self._last = self._best(EARLIEST, EARLY)
+        if self._last is None:  # not from EARLY on only: where it was may be more like it
+            self._last = self._best(EARLIEST, LATEST)
         is_sure = before is not None and self._last is not None and abs(before - self._last) <= 1
         return (self._last if is_sure else None), self._last is not None
 
     def _best(self, earliest: int, latest: int) -> int | None:
         """The delay at which what was heard is most like what was expected."""
-        heard = self._near[HELD_SAMPLES + earliest - HEARD_SAMPLES : HELD_SAMPLES + earliest]
+        when = slice(HELD_SAMPLES + earliest - HEARD_SAMPLES, HELD_SAMPLES + earliest)
+        heard, left = self._near[when], self._left[when]
         energy = float(np.dot(heard, heard))
         if energy < QUIET * HEARD_SAMPLES:
             return None
@@ -69,4 +79,7 @@ class MovedEcho:
         alike: npt.NDArray[np.float64] = products / np.sqrt(energy * energies + 1e-12)
         alike[energies < QUIET * HEARD_SAMPLES] = 0
         best = int(np.argmax(alike))
-        return latest - best if alike[best] > ALIKE else None
+        still_left = energy * (1 - alike[best] ** 2)
+        was_left = float(np.dot(left, left))
+        is_better = was_left > MUCH * energy and still_left < LESS * was_left
+        return latest - best if alike[best] > ALIKE and is_better else None

@@ -37,8 +37,8 @@ MAX_DRIFT = 5e-4 * FRAME_SAMPLES
 # may have spoken meanwhile.
 DRIFT_SMOOTHING = 1 / 2_000
 NUM_TOLD = 5
-# From then on the clocks are only believed where they jump. What they change by slowly is taken for
-# their error, up to what the reference is early by.
+# From then on the clocks are only believed where they jump far. Less, or what they change by slowly,
+# is taken for their error, up to what the reference is early by.
 MOST_USUAL_AHEAD, MOST_USUAL_BEHIND = -0.025 * SAMPLE_RATE, 0.004 * SAMPLE_RATE
 # A busy machine tells late what it plays; that is better waited for than taken for silence.
 PATIENCE_S = 0.2
@@ -144,7 +144,8 @@ class PlayedReference:
         if self._is_unread or not -MAX_AHEAD < off < MAX_BEHIND:
             self._is_unread = self._is_smooth = False
             self._reader, self._usual_off, off = wanted, 0.0, 0.0
-        self._is_catching_up = off > (0.5 if self._is_catching_up else NEAR_BEHIND)
+        least = 0.5 if self._is_catching_up else NEAR_BEHIND
+        self._is_catching_up = not self._told and off > least
         while self._roundings and self._roundings[0][0] < self._reader + FRAME_SAMPLES:
             _, rounding = self._roundings.popleft()
             self._reader += rounding - self._rounding

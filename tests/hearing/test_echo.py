@@ -54,6 +54,22 @@ def test_a_voice_without_an_echo_keeps_its_level():
     assert abs(db(processed[-48_000:]) - db(voice[-48_000:])) < 1
 
 
+def test_the_first_sound_of_a_word_is_there_after_a_pause_of_the_device():
+    """AEC3 gives it 8 ms late, which is not to count as if it had been taken away."""
+    near = speech_like(2)
+    near[:32_000] = 0
+    near[32_000:] *= np.tile(np.repeat([0, 1], 4_800), 100)[: len(near) - 32_000]
+    canceller = EchoCanceller()
+    process(canceller, np.zeros(16_000, np.float32), speech_like(1)[:16_000])
+    processed = process(canceller, near, np.zeros_like(near), since_ms=500)
+    heard = np.roll(near, 128)
+    for start in range(32_000 + 4_800, len(near), 9_600):
+        word = slice(start, start + 4_800)
+        begins = start + np.flatnonzero(np.abs(heard[word]) > 0.02)[0]
+        first = slice(begins, begins + 800)
+        assert db(processed[first]) > db(heard[first]) - 3
+
+
 def test_frames_are_not_touched_when_nothing_was_played_for_long():
     voice = speech_like(2)
     processed = process(EchoCanceller(), voice, np.zeros_like(voice), since_ms=10_001)

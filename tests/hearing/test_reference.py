@@ -236,12 +236,20 @@ def test_a_jump_is_followed_although_the_echo_has_told():
     assert (after - before - jump + PERIOD / 2) % PERIOD - PERIOD / 2 == pytest.approx(0, abs=0.3)
 
 
-def test_what_is_made_up_for_is_not_taken_for_drift():
+def test_a_small_jump_of_the_times_moves_nothing_once_the_echo_has_told():
+    """Made up for at 100 ppm, it would be another delay every second for a quarter of a minute."""
     room = Room(0.0)
     room.leads(10)
-    room.leads(8, wrong_s=lambda second: 0.0025)  # more than the clocks may be wrong by at once
-    leads = room.leads(30)
-    assert np.ptp(leads[1_500:]) < 0.3
+    leads = room.leads(40, wrong_s=lambda second: 0.003, tells=False)
+    assert np.ptp(leads) < 0.3
+
+
+def test_what_is_made_up_for_is_not_taken_for_drift():
+    room = Room(0.0)
+    room.leads(5, tells=False)
+    leads = room.leads(60, wrong_s=lambda second: 0.0025)  # 40 samples, one turn of the tone
+    assert np.ptp(leads[:1_000]) > 10
+    assert np.ptp(leads[-1_500:]) < 0.3
 
 
 def test_a_pause_and_another_generation_keep_their_times():
