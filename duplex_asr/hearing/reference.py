@@ -37,8 +37,8 @@ MAX_DRIFT = 5e-4 * FRAME_SAMPLES
 # may have spoken meanwhile.
 DRIFT_SMOOTHING = 1 / 2_000
 NUM_TOLD = 5
-# From then on the clocks are only believed where they jump far. Less, or what they change by slowly,
-# is taken for their error, up to what the reference is early by.
+# From then on the clocks are only believed where they jump far. Less, and what they change by
+# slowly, is taken for their error, up to what the reference is early by.
 MOST_USUAL_AHEAD, MOST_USUAL_BEHIND = -0.025 * SAMPLE_RATE, 0.004 * SAMPLE_RATE
 # A busy machine tells late what it plays; that is better waited for than taken for silence.
 PATIENCE_S = 0.2
