@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -24,6 +24,9 @@ IDLE_AFTER_MS = 10_000.0
 LATE_SAMPLES = 128
 PAUSE_MS, BEGINNING_FRAMES, LEFT_OVER_DB = 300.0, 100, 10.0
 MUTED_FRAMES = 5  # what is only an echo is not let through in pieces
+# AEC3 opens by 10 dB a frame and takes the beginning of a word along with the echo. So what the
+# linear filter leaves is given instead, for so long after somebody else was heard in it last.
+VOICE_FRAMES = 10
 RISE = np.arange(FRAME_SAMPLES, dtype=np.float32) / FRAME_SAMPLES  # from one signal to another
 
 
@@ -60,6 +63,7 @@ class Canceller(Protocol):
 class EchoCanceller:
     """A linear filter, and WebRTC's AEC3 for what that leaves, or for all where it is of no use.
 
+    While somebody speaks over an echo that the filter explains, what it leaves is given as it is.
     Frames pass by untouched before anything is played and when nothing was for ten seconds. What
     it gives is 8 ms late and has nothing below 100 Hz.
     """
@@ -88,11 +92,13 @@ class EchoCanceller:
         self._foreign_sound = ForeignSound()
         self._behind = new_module()
         self._alone = new_module()  # takes the whole echo, where the linear filter is of no use
-        self._was_useful = False
+        self._given: Literal["alone", "behind", "rest"] = "alone"
+        self._num_voice = 0  # frames for which what is left is taken for a voice
         self._num_muted = 0
         self._num_beginning = 0  # frames in which what is left is looked at closely
         self._left = Powers(QUICK_SMOOTHING)
         self._last_taken: Samples = np.zeros(FRAME_SAMPLES, np.float32)
+        self._last_rest: Samples = np.zeros(FRAME_SAMPLES, np.float32)
         self._last_near: Samples = np.zeros(FRAME_SAMPLES, np.float32)
         self._is_idle = True
 
@@ -116,27 +122,36 @@ class EchoCanceller:
             self._cancel(before, silence, self._linear.process(before, silence))
         rest = self._linear.process(frame.samples, far.samples)
         is_foreign = self._foreign_sound.push(rest, frame.samples - rest)
-        return replace(
-            frame,
-            samples=self._cancel(frame.samples, far.samples, rest),
-            has_foreign_sound=is_foreign and self._linear.is_useful,
-        )
+        is_foreign = is_foreign and self._linear.is_useful
+        if is_foreign and self._linear.leaves_much:
+            self._num_voice = VOICE_FRAMES
+        elif self._num_voice:
+            self._num_voice -= 1
+        samples = self._cancel(frame.samples, far.samples, rest)
+        return replace(frame, samples=samples, has_foreign_sound=is_foreign)
 
     def _cancel(self, near: Samples, far: Samples, rest: Samples) -> Samples:
-        behind = self._by_aec3(self._behind, rest, far)
-        alone = self._by_aec3(self._alone, near, far)
-        was_useful, self._was_useful = self._was_useful, self._linear.is_useful
-        before, after = behind if was_useful else alone, behind if self._was_useful else alone
+        choices = {
+            "behind": self._by_aec3(self._behind, rest, far),
+            "alone": self._by_aec3(self._alone, near, far),
+            "rest": _late(self._last_rest, rest),
+        }
+        was_given, self._given = self._given, self._choose()
+        before, after = choices[was_given], choices[self._given]
         mixed: Samples = before + RISE * (after - before)
-        taken = np.concatenate([self._last_taken, near])
-        self._last_taken = near
-        self._left.push(taken[-LATE_SAMPLES - FRAME_SAMPLES : -LATE_SAMPLES], mixed)
+        self._left.push(_late(self._last_taken, near), mixed)
+        self._last_rest, self._last_taken = rest, near
         is_left_over = self._num_beginning > 0 and self._left.ratio_db > LEFT_OVER_DB
         if is_left_over or self._linear.is_only_echo:
             self._num_muted = MUTED_FRAMES
         elif self._num_muted:
             self._num_muted -= 1
         return np.zeros_like(mixed) if self._num_muted else mixed
+
+    def _choose(self) -> Literal["alone", "behind", "rest"]:
+        if not self._linear.is_useful:
+            return "alone"
+        return "rest" if self._num_voice and self._linear.explains_echo else "behind"
 
     def _by_aec3(self, module: Any, near: Samples, far: Samples) -> Samples:
         module.process_reverse_stream(self._to_audio_frame(far))
@@ -149,6 +164,12 @@ class EchoCanceller:
     def _to_audio_frame(self, samples: Samples) -> Any:
         pcm = (np.clip(samples, -1, 1) * FULL_SCALE).round().astype(np.int16)
         return self._audio_frame(bytearray(pcm.tobytes()), SAMPLE_RATE, 1, FRAME_SAMPLES)
+
+
+def _late(before: Samples, frame: Samples) -> Samples:
+    """A frame, and the one before it, as late as AEC3 is."""
+    late: Samples = np.concatenate([before[-LATE_SAMPLES:], frame[:-LATE_SAMPLES]])
+    return late
 
 
 class ClosedEars:

@@ -47,6 +47,8 @@ POWER_SMOOTHING, QUICK_SMOOTHING = 0.98, 0.8
 LOST_AT_DB, LOST_FRAMES, PATIENT_FRAMES = 1.0, 20, 50
 LOST_UNCERTAINTY = 0.1
 UNEXPLAINED_DB, LOUDER_DB = 1.5, 2.0
+MUCH_LEFT_DB = 12.0  # what it leaves of an echo is less, but for moments after a gap ...
+EXPLAINED_SHARE = 0.5  # ... in which what it takes away is not in what is heard
 # Between two texts the clocks have gone apart by a sample or two, a sound card that has made a gap
 # is placed within 2 ms, and with one sample 20 dB are lost. So the first frames of a text are tried
 # with the room at each of these delays, and at the best one in between.
@@ -134,6 +136,19 @@ class LinearEchoFilter:
             return True
         is_unexplained = self._quick_powers.ratio_db < UNEXPLAINED_DB
         return self.is_useful and is_unexplained and self._echo_powers.ratio_db < LOUDER_DB
+
+    @property
+    def leaves_much(self) -> bool:
+        return self._quick_powers.ratio_db < MUCH_LEFT_DB
+
+    @property
+    def explains_echo(self) -> bool:
+        """What is heard has lost as much power as the echo has, or half of it at least.
+
+        So it was in there. Where the echo comes at another time, what is left is louder than what
+        is heard: the echo once as it is, and once as it was expected.
+        """
+        return self._quick_powers.taken > EXPLAINED_SHARE * self._echo_powers.rest
 
     def forget_sound(self) -> None:
         """What was played and heard is from long ago; the room is still known."""
@@ -311,12 +326,16 @@ class Powers:
 
     def __init__(self, smoothing: float) -> None:
         self._share = 1 - smoothing
-        self._near = self._rest = 1e-9
+        self._near = self.rest = 1e-9
 
     def push(self, near: Samples, rest: Samples) -> None:
         self._near += self._share * (float(np.mean(np.square(near))) - self._near)
-        self._rest += self._share * (float(np.mean(np.square(rest))) - self._rest)
+        self.rest += self._share * (float(np.mean(np.square(rest))) - self.rest)
+
+    @property
+    def taken(self) -> float:
+        return self._near - self.rest
 
     @property
     def ratio_db(self) -> float:
-        return 10 * math.log10((self._near + 1e-12) / (self._rest + 1e-12))
+        return 10 * math.log10((self._near + 1e-12) / (self.rest + 1e-12))
