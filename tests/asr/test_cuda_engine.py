@@ -276,6 +276,8 @@ def test_nothing_leaks_over_many_utterances_with_cancels(
     engine = load_cuda(pool_tokens=64, max_audios=2)
     generator = np.random.default_rng(1)
     prompt = engine.tokenizer.prompt()
+    # A slow machine asks after every token; so some have patience for all of them.
+    patiences = [0, 1, 2, 3, 100]
     kept = engine.encode(noise_mel())
     refused = 0
     for number in range(200):
@@ -285,7 +287,7 @@ def test_nothing_leaks_over_many_utterances_with_cancels(
         held = engine.new_sequence(kept)
         try:
             held.advance([97] * int(generator.integers(1, 40)))
-            patience = iter([False] * int(generator.integers(0, 4)))
+            patience = iter([False] * int(generator.choice(patiences)))
             engine.decode(
                 kept, prompt, int(generator.integers(1, 60)),
                 draft=[98] * int(generator.integers(0, 5)),
