@@ -47,8 +47,10 @@ POWER_SMOOTHING, QUICK_SMOOTHING = 0.98, 0.8
 LOST_AT_DB, LOST_FRAMES, PATIENT_FRAMES = 1.0, 20, 50
 LOST_UNCERTAINTY = 0.1
 UNEXPLAINED_DB, LOUDER_DB = 1.5, 2.0
-MUCH_LEFT_DB = 12.0  # what it leaves of an echo is less, but for moments after a gap ...
-EXPLAINED_SHARE = 0.5  # ... in which what it takes away is not in what is heard
+# What is left is much where so little is explained, and so much less than usual: a loudspeaker that
+# distorts leaves a tenth of an echo at times, which is no voice.
+MUCH_LEFT_DB, LESS_THAN_USUAL_DB = 12.0, 18.0
+EXPLAINED_SHARE = 0.5  # of the echo: after a gap what is taken away is not in what is heard
 # Between two texts the clocks have gone apart by a sample or two, a sound card that has made a gap
 # is placed within 2 ms, and with one sample 20 dB are lost. So the first frames of a text are tried
 # with the room at each of these delays, and at the best one in between.
@@ -139,7 +141,8 @@ class LinearEchoFilter:
 
     @property
     def leaves_much(self) -> bool:
-        return self._quick_powers.ratio_db < MUCH_LEFT_DB
+        """More than an echo leaves."""
+        return self._quick_powers.ratio_db < min(MUCH_LEFT_DB, self._usual_db - LESS_THAN_USUAL_DB)
 
     @property
     def explains_echo(self) -> bool:
