@@ -27,6 +27,7 @@ MUTED_FRAMES = 5  # what is only an echo is not let through in pieces
 # AEC3 opens by 10 dB a frame and takes the beginning of a word along with the echo. So what the
 # linear filter leaves is given instead, for so long after somebody else was heard in it last.
 VOICE_FRAMES = 10
+Given = Literal["alone", "behind", "rest"]  # which signal: AEC3's, alone or behind, or the filter's
 RISE = np.arange(FRAME_SAMPLES, dtype=np.float32) / FRAME_SAMPLES  # from one signal to another
 
 
@@ -92,12 +93,11 @@ class EchoCanceller:
         self._foreign_sound = ForeignSound()
         self._behind = new_module()
         self._alone = new_module()  # takes the whole echo, where the linear filter is of no use
-        self._given: Literal["alone", "behind", "rest"] = "alone"
+        self._given: Given = "alone"
         self._num_voice = 0  # frames for which what is left is taken for a voice
         self._num_muted = 0
         self._num_beginning = 0  # frames in which what is left is looked at closely
         self._left = Powers(QUICK_SMOOTHING)
-        self._last_taken: Samples = np.zeros(FRAME_SAMPLES, np.float32)
         self._last_rest: Samples = np.zeros(FRAME_SAMPLES, np.float32)
         self._last_near: Samples = np.zeros(FRAME_SAMPLES, np.float32)
         self._is_idle = True
@@ -108,18 +108,20 @@ class EchoCanceller:
 
     def process(self, frame: Frame, far: FarFrame) -> Frame:
         was_idle, self._is_idle = self._is_idle, far.since_ms > IDLE_AFTER_MS
-        before, self._last_near = self._last_near, frame.samples
         if far.since_ms > PAUSE_MS:
             self._num_beginning = BEGINNING_FRAMES
             self._foreign_sound.begin()
         elif self._num_beginning:
             self._num_beginning -= 1
         if self._is_idle:
+            self._last_near = frame.samples
             return frame
         if was_idle:  # what they hold is from long ago
             self._linear.forget_sound()
+            before = self._last_near
             silence = np.zeros_like(before)
-            self._cancel(before, silence, self._linear.process(before, silence))
+            self._last_rest = self._linear.process(before, silence)
+            self._cancel(before, silence, self._last_rest)
         rest = self._linear.process(frame.samples, far.samples)
         is_foreign = self._foreign_sound.push(rest, frame.samples - rest)
         is_foreign = is_foreign and self._linear.is_useful
@@ -128,6 +130,7 @@ class EchoCanceller:
         elif self._num_voice:
             self._num_voice -= 1
         samples = self._cancel(frame.samples, far.samples, rest)
+        self._last_rest, self._last_near = rest, frame.samples
         return replace(frame, samples=samples, has_foreign_sound=is_foreign)
 
     def _cancel(self, near: Samples, far: Samples, rest: Samples) -> Samples:
@@ -139,8 +142,7 @@ class EchoCanceller:
         was_given, self._given = self._given, self._choose()
         before, after = choices[was_given], choices[self._given]
         mixed: Samples = before + RISE * (after - before)
-        self._left.push(_late(self._last_taken, near), mixed)
-        self._last_rest, self._last_taken = rest, near
+        self._left.push(_late(self._last_near, near), mixed)
         is_left_over = self._num_beginning > 0 and self._left.ratio_db > LEFT_OVER_DB
         if is_left_over or self._linear.is_only_echo:
             self._num_muted = MUTED_FRAMES
@@ -148,7 +150,7 @@ class EchoCanceller:
             self._num_muted -= 1
         return np.zeros_like(mixed) if self._num_muted else mixed
 
-    def _choose(self) -> Literal["alone", "behind", "rest"]:
+    def _choose(self) -> Given:
         if not self._linear.is_useful:
             return "alone"
         return "rest" if self._num_voice and self._linear.explains_echo else "behind"

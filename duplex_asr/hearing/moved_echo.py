@@ -66,8 +66,8 @@ class MovedEcho:
         """The delay at which what was heard is most like what was expected."""
         when = slice(HELD_SAMPLES + earliest - HEARD_SAMPLES, HELD_SAMPLES + earliest)
         heard, left = self._near[when], self._left[when]
-        energy = float(np.dot(heard, heard))
-        if energy < QUIET * HEARD_SAMPLES:
+        energy, was_left = float(np.dot(heard, heard)), float(np.dot(left, left))
+        if energy < QUIET * HEARD_SAMPLES or was_left <= MUCH * energy:
             return None
         expected = self._expected[HELD_SAMPLES - HEARD_SAMPLES - latest + earliest :]
         num_samples = 1 << (len(expected) + HEARD_SAMPLES).bit_length()
@@ -80,6 +80,5 @@ class MovedEcho:
         alike[energies < QUIET * HEARD_SAMPLES] = 0
         best = int(np.argmax(alike))
         still_left = energy * (1 - alike[best] ** 2)
-        was_left = float(np.dot(left, left))
-        is_better = was_left > MUCH * energy and still_left < LESS * was_left
+        is_better = still_left < LESS * was_left
         return latest - best if alike[best] > ALIKE and is_better else None

@@ -74,16 +74,14 @@ def test_the_beginning_of_a_word_over_the_echo_comes_through_as_it_is():
     """AEC3 takes the first tenth of a second of it along with the echo."""
     far = speech_like(1)
     echo = 0.5 * np.roll(far, 400) + 0.25 * np.roll(far, 900)
-    lost_db = []
     for begins in np.arange(0, 4) * 8_000 + 90_000:
         voice = np.zeros_like(far)
         voice[begins : begins + 4_800] = 0.5 * speech_like(2)[2_726:7_526]
         processed = process(EchoCanceller(), echo + voice, far)
         first = slice(begins + 480, begins + 2_000)
         wanted = np.roll(voice, 128)
-        lost_db.append(db(wanted[first]) - db(processed[first]))
+        assert db(processed[first]) > db(wanted[first]) - 1
         assert db(processed[first] - wanted[first]) < db(wanted[first]) - 10
-    assert max(lost_db) < 1
 
 
 def test_frames_are_not_touched_when_nothing_was_played_for_long():
